@@ -1,0 +1,129 @@
+"""The layers of the MBConv family. Feature maps are (B, C, H, W), in channels-last memory."""
+
+import torch
+from torch import Tensor, nn
+
+from dna_ray.space.costs import DEPTHWISE_SEPARABLE
+from dna_ray.space.ops import Op
+from dna_ray.space.spaces import Trunk
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "relu6": nn.ReLU6}
+
+
+class Pixels(nn.Module):
+    """Scale pixel values 0..255 of any dtype to what a network was trained on.
+
+    Networks hold this as their first layer, so that a picture means the same to every one of them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        # The statistics are data of the specification, not weights: kept out of the state.
+        for name, value in (("mean", mean), ("std", std)):
+            self.register_buffer(name, 255 * torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) pixels to (B, 3, H, W) float32."""
+        return (x.float() - self.mean) / self.std
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution with symmetric padding, batch norm, and an activation unless `activation` is None."""
+
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        activation: str | None,
+    ) -> None:
+        conv = nn.Conv2d(
+            width_in, width_out, kernel, stride, kernel // 2, groups=groups, bias=False
+        )
+        layers: list[nn.Module] = [conv, nn.BatchNorm2d(width_out)]
+        if activation is not None:
+            layers.append(ACTIVATIONS[activation](inplace=True))
+        super().__init__(*layers)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention: global average, two 1x1 convolutions, a sigmoid gate (Hu et al. 2018)."""
+
+    def __init__(self, width: int, squeezed: int, activation: str) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(width, squeezed, 1)
+        self.activation = ACTIVATIONS[activation](inplace=True)
+        self.excite = nn.Conv2d(squeezed, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        gate = self.squeeze(x.mean((2, 3), keepdim=True))
+        return x * torch.sigmoid(self.excite(self.activation(gate)))
+
+
+class MBConv(nn.Module):
+    """An inverted residual layer (Sandler et al. 2018) with squeeze-excite: expand, depthwise, project.
+
+    The squeezed width is int(se_ratio x input channels), and none where that is 0. There is a
+    residual connection where the stride is 1 and the widths agree.
+    """
+
+    def __init__(
+        self, op: Op, width_in: int, width_out: int, stride: int, se_ratio: float, activation: str
+    ) -> None:
+        super().__init__()
+        hidden, squeezed = width_in * op.expansion, int(se_ratio * width_in)
+        layers: list[nn.Module] = []
+        if op.expansion > 1:
+            layers.append(ConvNorm(width_in, hidden, 1, activation=activation))
+        layers.append(
+            ConvNorm(hidden, hidden, op.kernel, stride=stride, groups=hidden, activation=activation)
+        )
+        if squeezed:
+            layers.append(SqueezeExcite(hidden, squeezed, activation))
+        layers.append(ConvNorm(hidden, width_out, 1, activation=None))
+        self.layers = nn.Sequential(*layers)
+        self.residual = stride == 1 and width_in == width_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width_in, H, W) to (B, width_out, ceil(H/stride), ceil(W/stride))."""
+        y: Tensor = self.layers(x)
+        return x + y if self.residual else y
+
+
+def stem(trunk: Trunk, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Sequential:
+    """From pixels (B, 3, H, W) to (B, stem_out, H/2, W/2)."""
+    layers: list[nn.Module] = [
+        Pixels(mean, std),
+        ConvNorm(3, trunk.stem_width, 3, stride=2, activation=trunk.activation),
+    ]
+    width = trunk.stem_width
+    for _ in range(trunk.stem_layers):
+        layers.append(
+            MBConv(
+                DEPTHWISE_SEPARABLE, width, trunk.stem_out, 1, trunk.se_ratio, trunk.activation
+            )
+        )
+        width = trunk.stem_out
+    return nn.Sequential(*layers)
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw all weights from torch's current generator, as EfficientNet does (He, fan-out)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+            if layer.groups > 1:  # fan-out of one group, not of all
+                with torch.no_grad():
+                    layer.weight *= layer.groups**0.5
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,31 @@
+"""The candidate operations of a layer: MBConv with kernel k and expansion e, written `k5e3`."""
+
+import re
+from dataclasses import dataclass
+
+from dna_ray.errors import UserError
+
+_NAME = re.compile(r"k([1-9]\d*)e([1-9]\d*)")
+
+
+@dataclass(frozen=True, order=True)
+class Op:
+    """One MBConv operation: a `kernel` x `kernel` depthwise convolution, widened `expansion` times."""
+
+    kernel: int
+    expansion: int
+
+    def __post_init__(self) -> None:
+        if self.kernel % 2 == 0:
+            raise UserError(f"the kernel of an op must be odd, but '{self}' has {self.kernel}")
+
+    def __str__(self) -> str:
+        return f"k{self.kernel}e{self.expansion}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Op":
+        """Read `k3e6`; raises UserError on anything else."""
+        match = _NAME.fullmatch(text.strip())
+        if not match:
+            raise UserError(f"an op is written kKERNELeEXPANSION, such as k3e6, but '{text}' is given")
+        return cls(int(match[1]), int(match[2]))

@@ -1,0 +1,209 @@
+"""A search space: blocks of cells (paper, Table 1), as dataclasses that check themselves, and TOML."""
+
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from dna_ray.errors import UserError, nearest
+from dna_ray.space.ops import Op
+
+ACTIVATIONS = ("silu", "relu", "relu6")
+
+Path_ = tuple[Op, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One weight-sharing unit of a block: `layers` layers whose outputs have `width` channels."""
+
+    layers: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One step of the depth of the network: the first layer has `stride`, one of `cells` is chosen."""
+
+    stride: int
+    ops: tuple[Op, ...]
+    cells: tuple[Cell, ...]
+
+    def paths(self, cell: int) -> Iterator[Path_]:
+        """Every path of a cell (0-based), in lexicographic order of the block's ops."""
+        return product(self.ops, repeat=self.cells[cell].layers)
+
+    def count(self, cell: int) -> int:
+        """How many paths a cell (0-based) has."""
+        return int(len(self.ops) ** self.cells[cell].layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trunk:
+    """What all networks of a space have in common outside their blocks, and how layers are built.
+
+    The stem is a 3x3 convolution of stride 2 to `stem_width` channels and `stem_layers`
+    depthwise-separable 3x3 layers to `stem_out`; the head a 1x1 convolution to `head_width`.
+    """
+
+    stem_width: int = 32
+    stem_out: int = 16
+    stem_layers: int = 1
+    head_width: int = 1280
+    se_ratio: float = 0.25
+    activation: str = "silu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """A whole search space at its default `resolution` (pixels on a side)."""
+
+    name: str
+    resolution: int
+    trunk: Trunk
+    blocks: tuple[Block, ...]
+
+    @property
+    def architectures(self) -> int:
+        """The exact number of architectures: the product over blocks of the sum over cells."""
+        return math.prod(sum(b.count(c) for c in range(len(b.cells))) for b in self.blocks)
+
+    @property
+    def reductions(self) -> tuple[int, ...]:
+        """How many input pixels one pixel spans on a side after each block."""
+        reductions, total = [], 2
+        for block in self.blocks:
+            total *= block.stride
+            reductions.append(total)
+        return tuple(reductions)
+
+    def input_widths(self, block: int) -> tuple[int, ...]:
+        """The widths that a block (0-based) can be given, by the cells of the one before it."""
+        if block == 0:
+            return (self.trunk.stem_out,)
+        return tuple(dict.fromkeys(cell.width for cell in self.blocks[block - 1].cells))
+
+
+def builtin_names() -> list[str]:
+    """The names of the spaces that come with the package."""
+    folder = resources.files("dna_ray.space") / "builtin"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load_space(name: str) -> Space:
+    """A built-in space by name, or a user's own from a TOML file; raises UserError."""
+    if name.endswith(".toml"):
+        file = Path(name)
+        if not file.is_file():
+            raise UserError(f"a space file must exist, but there is none at '{name}'; check the path")
+        return parse_space(file.read_text(encoding="utf-8"), name)
+    if name not in builtin_names():
+        raise UserError(
+            f"a space must be a built-in name or a .toml file, but '{name}' is neither; "
+            f"{nearest(name, builtin_names())}"
+        )
+    source = resources.files("dna_ray.space") / "builtin" / f"{name}.toml"
+    return parse_space(source.read_text(encoding="utf-8"), name)
+
+
+def parse_space(text: str, source: str) -> Space:
+    """Read a space from TOML `text`; errors name `source` and the key that is wrong."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"a space file must be TOML, but {source} is not: {error}") from None
+    table = _Table(tree, source)
+    ops = _ops(table.take("ops", list), f"{source}: ops")
+    stem = _Table(table.take("stem", dict, {}), f"{source}: stem")
+    trunk = Trunk(
+        stem_width=stem.positive("width", 32),
+        stem_out=stem.positive("out", 16),
+        head_width=table.positive("head", 1280),
+        se_ratio=float(table.take("se_ratio", (int, float), 0.25)),
+        activation=table.take("activation", str, "silu"),
+    )
+    stem.finish()
+    if trunk.activation not in ACTIVATIONS:
+        raise UserError(
+            f"{source}: activation must be known, but '{trunk.activation}' is given; "
+            f"{nearest(trunk.activation, ACTIVATIONS)}"
+        )
+    if not 0 <= trunk.se_ratio <= 1:
+        raise UserError(f"{source}: se_ratio must lie between 0 and 1, but is {trunk.se_ratio}")
+    space = Space(
+        name=table.take("name", str),
+        resolution=table.positive("resolution", 224),
+        trunk=trunk,
+        blocks=tuple(
+            _block(_Table(block, f"{source}: block {number}"), ops)
+            for number, block in enumerate(table.take("blocks", list), 1)
+        ),
+    )
+    table.finish()
+    if not space.blocks:
+        raise UserError(f"{source}: a space needs one block or more; add [[blocks]]")
+    return space
+
+
+class _Table:
+    """A TOML table that is read key by key, so that an unknown or missing key is named."""
+
+    def __init__(self, tree: Any, source: str) -> None:
+        if not isinstance(tree, Mapping):
+            raise UserError(f"{source} must be a table, but is {tree!r}")
+        self._tree, self._source, self._known = dict(tree), source, set[str]()
+
+    def take(self, name: str, kind: Any, default: Any = None) -> Any:
+        self._known.add(name)
+        if name not in self._tree:
+            if default is None:
+                raise UserError(f"{self._source} must have the key '{name}', but has it not; add it")
+            return default
+        value = self._tree[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(f"{self._source}: '{name}' is of the wrong kind: {value!r}")
+        return value
+
+    def positive(self, name: str, default: int | None = None) -> int:
+        value = int(self.take(name, int, default))
+        if value < 1:
+            raise UserError(f"{self._source}: '{name}' must be 1 or more, but is {value}")
+        return value
+
+    def finish(self) -> None:
+        for name in self._tree:
+            if name not in self._known:
+                raise UserError(
+                    f"{self._source} has the unknown key '{name}'; {nearest(name, self._known)}"
+                )
+
+
+def _ops(names: list[Any], source: str) -> tuple[Op, ...]:
+    ops = tuple(Op.parse(str(name)) for name in names)
+    if not ops or len(set(ops)) != len(ops):
+        raise UserError(f"{source} must list one op or more, each once, but lists {names}")
+    return ops
+
+
+def _block(table: _Table, default_ops: tuple[Op, ...]) -> Block:
+    stride = table.positive("stride")
+    if stride not in (1, 2):
+        raise UserError(f"{table._source}: 'stride' must be 1 or 2, but is {stride}")
+    cells = []
+    for number, entry in enumerate(table.take("cells", list), 1):
+        cell = _Table(entry, f"{table._source}, cell {number}")
+        cells.append(Cell(layers=cell.positive("layers"), width=cell.positive("width")))
+        cell.finish()
+    names = table.take("ops", list, [])
+    ops = _ops(names, f"{table._source}: ops") if names else default_ops
+    table.finish()
+    if not cells or len(set(cells)) != len(cells):
+        raise UserError(
+            f"{table._source} must list one cell or more that differ in layers or width, "
+            f"but lists {[(c.layers, c.width) for c in cells]}"
+        )
+    return Block(stride=stride, ops=ops, cells=tuple(cells))
