@@ -54,7 +54,7 @@ def build_cell(
     shape, trunk = space.blocks[block].cells[cell], space.trunk
     stride = space.blocks[block].stride
     width = width_in if block else trunk.stem_out
-    layers = []
+    layers: list[dict[str, nn.Module]] = []
     for layer in range(shape.layers):
         out = shape.width if layer < shape.layers - 1 else width_out
         layers.append(

@@ -31,7 +31,7 @@ class Pixels(nn.Module):
 
 
 class ConvNorm(nn.Sequential):
-    """A convolution with symmetric padding, batch norm, and an activation unless `activation` is None."""
+    """A convolution with symmetric padding, batch norm, and an activation where one is named."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class SqueezeExcite(nn.Module):
 
 
 class MBConv(nn.Module):
-    """An inverted residual layer (Sandler et al. 2018) with squeeze-excite: expand, depthwise, project.
+    """An inverted residual (Sandler et al. 2018): expand, depthwise, squeeze-excite, project.
 
     The squeezed width is int(se_ratio x input channels), and none where that is 0. There is a
     residual connection where the stride is 1 and the widths agree.
@@ -106,9 +106,7 @@ def stem(trunk: Trunk, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Se
     width = trunk.stem_width
     for _ in range(trunk.stem_layers):
         layers.append(
-            MBConv(
-                DEPTHWISE_SEPARABLE, width, trunk.stem_out, 1, trunk.se_ratio, trunk.activation
-            )
+            MBConv(DEPTHWISE_SEPARABLE, width, trunk.stem_out, 1, trunk.se_ratio, trunk.activation)
         )
         width = trunk.stem_out
     return nn.Sequential(*layers)

@@ -15,13 +15,13 @@ def nondominated(points: Array) -> Array:
     """
     if len(points) == 0:
         return np.empty(0, np.intp)
-    order = np.lexsort(points.T)  # stable: equal points keep their order
+    order = np.asarray(np.lexsort(points.T))  # stable: equal points keep their order
     points = points[order]
     if points.shape[1] == 1:
-        return order[:1]
+        return np.asarray(order[:1])
     if points.shape[1] == 2:
-        return order[_staircase(points[:, 0])]
-    return order[_sweep(points)]
+        return np.asarray(order[_staircase(points[:, 0])])
+    return np.asarray(order[_sweep(points)])
 
 
 def _staircase(values: Array) -> Array:

@@ -1,9 +1,9 @@
 """The ratings table: one row per path with its loss and its costs (design: the file contract).
 
-Losses add up over blocks (Eq 4 with all lambda_k = 1), and so do costs, but for one thing: the first
-layer of a block costs more or less with the width that it reads, which is the width of the cell
+Losses add up over blocks (Eq 4 with all lambda_k = 1), and so do costs, but for one thing: the
+first layer of a block costs more or less with the width that it reads, which is that of the cell
 chosen in the block before. A path's row holds its cost behind the *first* cell of the block before;
-`edges` in the table's metadata says, for every other width, cell and first op, the exact difference.
+`edges` in the table's metadata says, for every other width, cell and first op, the difference.
 """
 
 import json
@@ -95,7 +95,9 @@ def ratings_of(
             BlockPaths(
                 cell=np.repeat(np.arange(len(counts)), counts),
                 width=np.repeat([cell.width for cell in block.cells], counts),
-                ops=tuple(",".join(map(str, p)) for c in range(len(counts)) for p in block.paths(c)),
+                ops=tuple(
+                    ",".join(map(str, p)) for c in range(len(counts)) for p in block.paths(c)
+                ),
                 loss=np.concatenate([np.asarray(x, np.float64) for x in losses[k]]),
                 costs=np.concatenate([c[0] for c in table.paths[k]]).astype(np.float64),
             )
@@ -125,7 +127,9 @@ def ratings_of(
 def to_arrow(ratings: Ratings) -> pa.Table:
     """The table as the contract has it; fixed costs and edges go into the schema's metadata."""
     columns: dict[str, Any] = {
-        "block": np.repeat(np.arange(1, len(ratings.blocks) + 1), [len(b.loss) for b in ratings.blocks]),
+        "block": np.repeat(
+            np.arange(1, len(ratings.blocks) + 1), [len(b.loss) for b in ratings.blocks]
+        ),
         "cell": np.concatenate([b.cell for b in ratings.blocks]),
         "width": np.concatenate([b.width for b in ratings.blocks]),
         "ops": [ops for b in ratings.blocks for ops in b.ops],
@@ -147,7 +151,12 @@ def to_arrow(ratings: Ratings) -> pa.Table:
 
 def _edge_rows(ratings: Ratings) -> Iterator[dict[str, Any]]:
     for edge in ratings.edges:
-        row = {"block": edge.block, "input_width": edge.input_width, "cell": edge.cell, "op": edge.op}
+        row = {
+            "block": edge.block,
+            "input_width": edge.input_width,
+            "cell": edge.cell,
+            "op": edge.op,
+        }
         yield row | dict(zip(ratings.cost_names, edge.costs, strict=True))
 
 

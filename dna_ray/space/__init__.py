@@ -16,7 +16,7 @@ from dna_ray.space.architecture import Architecture, BlockChoice, read_architect
 from dna_ray.space.costs import COSTS, CostTable, cost_range, cost_table, network_costs
 from dna_ray.space.ops import Op
 from dna_ray.space.scaling import scale
-from dna_ray.space.spaces import Block, Cell, Space, Trunk, builtin_names, load_space
+from dna_ray.space.spaces import Block, Cell, Space, Trunk, builtin_names, load_space, parse_space
 from dna_ray.space.spec import BlockSpec, NetworkSpec, network_spec
 from dna_ray.space.zoo import ZOO
 
@@ -39,6 +39,7 @@ __all__ = [
     "load_space",
     "network_costs",
     "network_spec",
+    "parse_space",
     "read_architecture",
     "scale",
 ]

@@ -73,7 +73,7 @@ class Architecture:
         return cls(blocks)
 
     def cells(self, space: Space) -> tuple[int, ...]:
-        """The cell (0-based) that each block takes in `space`; raises UserError if one is not there."""
+        """The cell (0-based) that each block takes in `space`; raises UserError for none."""
         if len(self.blocks) != len(space.blocks):
             raise UserError(
                 f"an architecture of space '{space.name}' has {len(space.blocks)} blocks, "

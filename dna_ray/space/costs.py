@@ -177,7 +177,10 @@ def _cell_costs(space: Space, block: int, cell: int, width_in: int, size: int) -
     total = np.zeros((1, len(COSTS)), np.int64)
     for _ in range(shape.layers):
         layer = _array(
-            [layer_costs(op, width_in, shape.width, stride, size, space.trunk.se_ratio) for op in ops]
+            [
+                layer_costs(op, width_in, shape.width, stride, size, space.trunk.se_ratio)
+                for op in ops
+            ]
         )
         total = (total[:, None] + layer[None]).reshape(-1, len(COSTS))
         size, width_in, stride = halved(size, stride), shape.width, 1
@@ -189,7 +192,7 @@ def _array(costs: list[Costs]) -> np.ndarray:
 
 
 def cost_range(space: Space, table: CostTable) -> dict[str, tuple[int, int]]:
-    """The smallest and the largest value of each cost over all architectures of `space`, exactly."""
+    """The smallest and the largest value of each cost over all architectures, exactly."""
     return {
         name: (_extreme(space, table, column, np.min), _extreme(space, table, column, np.max))
         for column, name in enumerate(COSTS)
@@ -207,6 +210,4 @@ def _extreme(space: Space, table: CostTable, column: int, pick: object) -> int:
                 cost = int(pick(table.paths[number][cell][index][:, column]))
                 following.setdefault(shape.width, []).append(best[width_in] + cost)
         best = {width: int(pick(values)) for width, values in following.items()}
-    return int(
-        pick([total + int(table.fixed[i][column]) for i, total in enumerate(best.values())])
-    )
+    return int(pick([total + int(table.fixed[i][column]) for i, total in enumerate(best.values())]))

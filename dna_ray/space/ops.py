@@ -10,7 +10,7 @@ _NAME = re.compile(r"k([1-9]\d*)e([1-9]\d*)")
 
 @dataclass(frozen=True, order=True)
 class Op:
-    """One MBConv operation: a `kernel` x `kernel` depthwise convolution, widened `expansion` times."""
+    """One MBConv operation: depthwise kernel `kernel` on `expansion` times the input width."""
 
     kernel: int
     expansion: int
@@ -27,5 +27,7 @@ class Op:
         """Read `k3e6`; raises UserError on anything else."""
         match = _NAME.fullmatch(text.strip())
         if not match:
-            raise UserError(f"an op is written kKERNELeEXPANSION, such as k3e6, but '{text}' is given")
+            raise UserError(
+                f"an op is written kKERNELeEXPANSION, such as k3e6, but '{text}' is given"
+            )
         return cls(int(match[1]), int(match[2]))

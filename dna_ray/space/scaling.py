@@ -1,4 +1,4 @@
-"""EfficientNet's compound scaling (Tan & Le 2019; Eq 9 of the paper) of any network of the family."""
+"""EfficientNet's compound scaling (Tan & Le 2019; Eq 9 of the paper) of any network here."""
 
 import math
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ COMPOUND = (
 
 
 def scale(spec: NetworkSpec, coefficient: int) -> NetworkSpec:
-    """`spec` made wider and deeper by the compound `coefficient` (0 to 7), stem and head included."""
+    """`spec` made wider and deeper by `coefficient` (0 to 7), stem and head included."""
     if not 0 <= coefficient < len(COMPOUND):
         raise UserError(
             f"a compound coefficient lies between 0 and {len(COMPOUND) - 1}, but is {coefficient}"

@@ -1,4 +1,4 @@
-"""A search space: blocks of cells (paper, Table 1), as dataclasses that check themselves, and TOML."""
+"""A search space: blocks of cells (paper, Table 1), as dataclasses and in TOML."""
 
 import math
 import tomllib
@@ -27,7 +27,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One step of the depth of the network: the first layer has `stride`, one of `cells` is chosen."""
+    """A step of the network: its first layer has `stride`, one of `cells` is chosen."""
 
     stride: int
     ops: tuple[Op, ...]
@@ -91,7 +91,9 @@ class Space:
 def builtin_names() -> list[str]:
     """The names of the spaces that come with the package."""
     folder = resources.files("dna_ray.space") / "builtin"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def load_space(name: str) -> Space:
@@ -99,7 +101,9 @@ def load_space(name: str) -> Space:
     if name.endswith(".toml"):
         file = Path(name)
         if not file.is_file():
-            raise UserError(f"a space file must exist, but there is none at '{name}'; check the path")
+            raise UserError(
+                f"a space file must exist, but there is none at '{name}'; check the path"
+            )
         return parse_space(file.read_text(encoding="utf-8"), name)
     if name not in builtin_names():
         raise UserError(
@@ -161,7 +165,9 @@ class _Table:
         self._known.add(name)
         if name not in self._tree:
             if default is None:
-                raise UserError(f"{self._source} must have the key '{name}', but has it not; add it")
+                raise UserError(
+                    f"{self._source} must have the key '{name}', but has it not; add it"
+                )
             return default
         value = self._tree[name]
         if not isinstance(value, kind) or isinstance(value, bool):

@@ -1,0 +1,1 @@
+"""The `dna-ray` command line: one thin command a file."""

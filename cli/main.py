@@ -1,0 +1,97 @@
+"""Entry point: find the command, run it, and turn every outcome into an exit status.
+
+0 done, 2 the user's input is wrong, 130 interrupted, 1 anything else.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+
+import click
+
+from dna_ray import __version__
+from dna_ray.errors import UserError
+
+COMMANDS = {
+    "search": "Search the best network for a data set within cost limits.",
+    "cost": "Exact parameters and multiply-adds of an architecture.",
+    "space": "What a search space holds.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when it is called, so that help is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order of their use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"dna_ray_cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dna-ray")
+def cli() -> None:
+    """Find the best small network for a data set and a device, with a proof.
+
+    A trained teacher's features train the cells of a huge search space block by block; every path
+    is rated, and the whole space is searched exactly within your limits.
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        cli.main(standalone_mode=False)
+        status = 0
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; --resume the run folder to go on", err=True)
+        status = 130
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+        status = 2
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        status = 2
+    except Exception as error:
+        status = _failure(error)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def _failure(error: Exception) -> int:
+    """Say what went wrong: a user's mistake that a worker found, or a failure with its place."""
+    for cause in _causes(error):
+        if isinstance(cause, UserError):
+            click.echo(f"error: {cause.args[0]}", err=True)
+            return 2
+    if os.environ.get("DNA_RAY_TRACEBACK"):
+        traceback.print_exception(error)
+    *_, last = _causes(error)
+    click.echo(f"failed: {type(last).__name__}: {last}", err=True)
+    click.echo("(set DNA_RAY_TRACEBACK=1 for the trace)", err=True)
+    return 1
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that led to it, down through Ray's wrappers."""
+    yield error
+    inner = [getattr(error, "cause", None), error.__cause__]
+    inner += list(getattr(error, "worker_failures", {}).values())
+    for cause in inner:
+        if isinstance(cause, BaseException):
+            yield from _causes(cause)
+            return

@@ -1,0 +1,167 @@
+"""`dna-ray search`: the main job."""
+
+import json
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dna_ray.config import Job, job_from_tree, job_to_toml, parse_job, put, setting
+from dna_ray.errors import UserError
+from dna_ray.rundir import RunFolder
+from dna_ray.space import Space, load_space, parse_space
+
+from .values import amount, parse_limits
+from .view import make_view
+
+
+@click.command("search")
+@click.option("--generations", type=int, help="Generations of DNA+ (default: 1).")
+@click.option("--data", help="solar, photos, or a folder of pictures (default: solar).")
+@click.option("--space", help="demo, mbconv6, mbconv4, or a .toml file (default: demo).")
+@click.option(
+    "--teacher", help="lite0, a timm network, NAME:FILE.safetensors, or a folder of ours."
+)
+@click.option(
+    "--adapt-teacher/--no-adapt-teacher",
+    default=None,
+    help="Fit the teacher to the labels first (default: where its classes are others).",
+)
+@click.option("--max", "limits", multiple=True, metavar="COST=VALUE", help="Such as macs=15M.")
+@click.option("--seed", type=int, help="Of all random streams (default: 0).")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder, new or empty.")
+@click.option("--resume", type=click.Path(path_type=Path), help="A run folder to go on with.")
+@click.option("--address", help="A running Ray cluster to join.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes at a time (default: all CPUs)."
+)
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file of settings.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Such as rate.images=64."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("-v", "--verbose", is_flag=True, help="Show Ray's own messages.")
+def command(
+    limits: tuple[str, ...],
+    out: Path | None,
+    resume: Path | None,
+    address: str | None,
+    workers: int | None,
+    config: Path | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Search the best network for a data set within cost limits.
+
+    Without options: the smallest network that tells broken solar cells from good ones, within half
+    the range of multiply-adds of the demo space, on this machine.
+    """
+    start = time.perf_counter()
+    given = _given(config, settings, parse_limits(limits), options)
+    with make_view() as view:
+        job, run, space = _resumed(resume, given) if resume else _prepared(given)
+        view.note(f"dna-ray search: {job.data}, space {job.space}, teacher {job.teacher}")
+
+        # Torch and Ray take seconds to import: the line above comes first.
+        from dna_ray.data import load_pictures
+        from dna_ray.generations import make_plan, search
+        from dna_ray.remote.session import session
+        from dna_ray.teacher import load_teacher
+
+        pictures = load_pictures(job.data)
+        if pictures.notice:
+            view.note(pictures.notice)
+        plan = make_plan(job, space, pictures, load_teacher(job.teacher))
+        if run is None:
+            run = _create(out, job, space)
+        limit = " and ".join(f"{name} <= {amount(value)}" for name, value in plan.limits.items())
+        view.note(f"{space.architectures:,} architectures, limit {limit}; run folder {run.path}")
+        with session(view, address=address, workers=workers, verbose=verbose) as ray_session:
+            if ray_session.dashboard:
+                view.note(f"Ray dashboard: http://{ray_session.dashboard}")
+            results = search(ray_session, run, plan)
+    seconds = time.perf_counter() - start
+    if as_json:
+        tree = {"run": str(run.path), "seconds": round(seconds, 3), "generations": results}
+        click.echo(json.dumps(tree))
+    else:
+        _show(results, run.path, seconds)
+
+
+def _given(
+    config: Path | None,
+    settings: tuple[str, ...],
+    limits: dict[str, float],
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """All that was asked for, as a tree: the file first, then --set, then the options."""
+    tree: dict[str, Any] = {}
+    if config is not None:
+        if not config.is_file():
+            raise UserError(f"a configuration file must exist, but there is none at '{config}'")
+        tree = parse_job(config.read_text(encoding="utf-8"), f"'{config}'")
+    for text in settings:
+        put(tree, *setting(text))
+    tree |= {name: value for name, value in options.items() if value is not None}
+    if limits:
+        tree["limits"] = limits
+    return tree
+
+
+def _prepared(given: dict[str, Any]) -> tuple[Job, None, Space]:
+    job = job_from_tree(given)
+    return job, None, load_space(job.space)
+
+
+def _resumed(folder: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, Space]:
+    """The job of a run folder; what is given besides must not differ from it."""
+    run = RunFolder.open(folder)
+    recorded = parse_job(run.config, f"'{folder}/config.toml'")
+    job = job_from_tree(recorded)
+    asked = job_from_tree(recorded | given)
+    if asked != job:
+        names = [name for name in given if getattr(asked, name) != getattr(job, name)]
+        raise UserError(
+            f"a run is resumed with its own settings, but {', '.join(names)} differ from "
+            f"'{folder}/config.toml'; leave them out, or start a new run"
+        )
+    if run.has("space.toml"):
+        return job, run, parse_space(run.read("space.toml").decode(), f"'{folder}/space.toml'")
+    return job, run, load_space(job.space)
+
+
+def _create(out: Path | None, job: Job, space: Space) -> RunFolder:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = out or Path("runs") / f"{Path(job.data).name}-{space.name}-{stamp}"
+    source = Path(job.space).read_text(encoding="utf-8") if job.space.endswith(".toml") else None
+    return RunFolder.create(path, job_to_toml(job), job.seed, source)
+
+
+def _show(results: list[dict[str, Any]], path: Path, seconds: float) -> None:
+    """The teacher against the found network, by generation."""
+    from rich.console import Console
+    from rich.table import Table
+
+    quality = [name for name in results[0]["metrics"]["found"] if name not in ("params", "macs")]
+    table = Table(title=f"{len(results)} generations in {seconds / 60:.1f} minutes")
+    table.add_column("")
+    for name in ("parameters", "multiply-adds", *quality):
+        table.add_column(name.replace("_", " "), justify="right")
+    for result in results:
+        for role in ("teacher", "found"):
+            metrics = result["metrics"][role]
+            numbers = [amount(metrics["params"]), amount(metrics["macs"])]
+            numbers += [f"{metrics[name]:.3f}" for name in quality]
+            table.add_row(f"{result['generation']} {role}", *numbers)
+        table.add_section()
+    console = Console()
+    console.print(table)
+    for result in results:
+        number, text = result["generation"], result["architecture"]
+        console.print(f"{number} teacher: {result['teacher']}", soft_wrap=True, highlight=False)
+        console.print(f"{number} found: {text}", soft_wrap=True, highlight=False)
+    console.print(f"run folder: {path}", soft_wrap=True, highlight=False)

@@ -1,0 +1,138 @@
+"""How a running search looks: bars on a terminal, timed lines in a log file."""
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeftColumn
+
+_SILENCE = 4.0
+
+
+class TerminalView:
+    """One bar for the current stage; finished stages stay as lines above it."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeLeftColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, highlight=False)
+
+    def stage(self, title: str, total: int, unit: str) -> None:
+        """Begin a new bar."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(title, total=total, detail="")
+
+    def advance(self, steps: int, detail: str = "") -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, advance=steps, detail=detail)
+
+    def end_stage(self, seconds: float) -> None:
+        """Turn the bar into a line."""
+        if self._task is not None:
+            title = self._progress.tasks[-1].description
+            self._progress.remove_task(self._task)
+            self._task = None
+            self.note(f"{title:>10}  {seconds:7.1f} s")
+
+
+class LineView:
+    """A line when something begins or ends, and one every four seconds between."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._last = 0.0
+        self._title, self._unit, self._detail = "start", "steps", ""
+        self._done, self._total = 0, 0
+        self._thread = threading.Thread(target=self._beat, name="log lines", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def note(self, text: str) -> None:
+        """Print one line."""
+        with self._lock:
+            self._print(text)
+
+    def stage(self, title: str, total: int, unit: str) -> None:
+        """Say what begins."""
+        with self._lock:
+            self._title, self._unit, self._detail = title, unit, ""
+            self._done, self._total = 0, total
+            self._print(f"{title}: {total:,} {unit}")
+
+    def advance(self, steps: int, detail: str = "") -> None:
+        """Count; the next line says so."""
+        with self._lock:
+            self._done += steps
+            self._detail = detail or self._detail
+
+    def end_stage(self, seconds: float) -> None:
+        """Say what has ended."""
+        with self._lock:
+            self._print(f"{self._title}: done in {seconds:.1f} s")
+            self._title, self._total = f"after {self._title}", 0
+
+    def _beat(self) -> None:
+        while not self._stop.wait(0.5):
+            with self._lock:
+                if time.monotonic() - self._last >= _SILENCE:
+                    self._print(self._state())
+
+    def _state(self) -> str:
+        if not self._total:
+            return f"{self._title}: ..."
+        detail = f"; {self._detail}" if self._detail else ""
+        return f"{self._title}: {self._done:,} of {self._total:,} {self._unit}{detail}"
+
+    def _print(self, text: str) -> None:
+        self._last = time.monotonic()
+        print(f"[{self._last - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def make_view() -> TerminalView | LineView:
+    """The view that suits standard error."""
+    return TerminalView() if sys.stderr.isatty() else LineView()

@@ -1,0 +1,273 @@
+"""The configuration of a search: one frozen dataclass per stage, each of which checks itself.
+
+The defaults are those of the embedded demo on two cores; tests/benchmarks/RESULTS.md holds the
+measurements behind them. Every key can be set in a TOML file or by `--set SECTION.KEY=VALUE`.
+"""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import tomli_w
+
+from dna_ray.errors import UserError, nearest
+
+Sampling = Literal["fair", "uniform"]
+
+
+def _check(section: str, key: str, value: float, low: float, high: float = float("inf")) -> None:
+    if not low <= value <= high:
+        bound = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+        raise UserError(f"{section}.{key} must be {bound}, but is {value:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """The windows of augmented pictures, and how many of them have the teacher's features.
+
+    `images` augmented pictures teach the cells; all `views` x pictures teach the found networks.
+    `crop` is the smallest share of a picture that a random resized crop keeps; `jitter` the
+    strength of colour jitter; `erasing` the probability of random erasing.
+    """
+
+    images: int = 768
+    views: int = 2
+    window: int = 128
+    crop: float = 0.5
+    jitter: float = 0.0
+    erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check("features", "images", self.images, 1)
+        _check("features", "views", self.views, 1)
+        _check("features", "window", self.window, 2)
+        _check("features", "crop", self.crop, 0.01, 1)
+        _check("features", "jitter", self.jitter, 0, 1)
+        _check("features", "erasing", self.erasing, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """Training of the cells (Eq 6). `learning_rate_first` is block 1's.
+
+    `sampling`: `fair` takes every op of every layer once a round; `uniform` is the paper's.
+    """
+
+    epochs: int = 7
+    batch: int = 32
+    paths_per_minibatch: int = 1
+    sampling: Sampling = "fair"
+    learning_rate: float = 0.005
+    learning_rate_first: float = 0.002
+    decay: float = 0.9
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _check("distill", "epochs", self.epochs, 1)
+        _check("distill", "batch", self.batch, 2)
+        _check("distill", "paths_per_minibatch", self.paths_per_minibatch, 1)
+        _check("distill", "learning_rate", self.learning_rate, 1e-12)
+        _check("distill", "learning_rate_first", self.learning_rate_first, 1e-12)
+        _check("distill", "decay", self.decay, 1e-6, 1)
+        _check("distill", "weight_decay", self.weight_decay, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Rating of the paths (Eq 7) on `images` held-out pictures.
+
+    Batch norm is recalibrated on `recalibration` further held-out pictures.
+    """
+
+    images: int = 320
+    recalibration: int = 64
+
+    def __post_init__(self) -> None:
+        _check("rate", "images", self.images, 2)
+        _check("rate", "recalibration", self.recalibration, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapt:
+    """Fine-tuning of the first teacher to the labels of the task, in passes over the windows."""
+
+    passes: int = 2
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        _check("adapt", "passes", self.passes, 1)
+        _check("adapt", "learning_rate", self.learning_rate, 1e-12)
+        _check("adapt", "weight_decay", self.weight_decay, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """The sweep of the retraining's learning rate and weight decay, log-uniform in these ranges."""
+
+    trials: int = 4
+    images: int = 768
+    passes: int = 2
+    learning_rate: tuple[float, float] = (1e-3, 1e-2)
+    weight_decay: tuple[float, float] = (1e-3, 1e-1)
+
+    def __post_init__(self) -> None:
+        _check("tune", "trials", self.trials, 1)
+        _check("tune", "images", self.images, 2)
+        _check("tune", "passes", self.passes, 1)
+        for name in ("learning_rate", "weight_decay"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise UserError(
+                    f"tune.{name} must be a range 0 < low <= high, but is {low}, {high}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrain:
+    """Training of the found network, in passes over all windows, and of its scaled copy.
+
+    The loss is `label_weight` x cross entropy with the labels + the rest x cross entropy with the
+    first teacher's soft labels; without labels it is the soft labels alone. A minibatch is
+    computed in `shards` parts of equal size, on as many workers as there are up to that number:
+    the result is the same on any of them. `scale` is the compound coefficient (0 to 7) by which
+    the found network grows to be the next teacher.
+    """
+
+    passes: int = 5
+    scaled_passes: int = 4
+    batch: int = 64
+    shards: int = 2
+    label_weight: float = 0.5
+    scale: int = 1
+
+    def __post_init__(self) -> None:
+        _check("retrain", "passes", self.passes, 1)
+        _check("retrain", "scaled_passes", self.scaled_passes, 1)
+        _check("retrain", "shards", self.shards, 1)
+        _check("retrain", "label_weight", self.label_weight, 0, 1)
+        _check("retrain", "scale", self.scale, 0, 7)
+        _check("retrain", "batch", self.batch, 2)
+        if self.batch % self.shards or self.batch // self.shards < 2:
+            raise UserError(
+                "retrain.batch must be a multiple of retrain.shards, two pictures or more each, "
+                f"but they are {self.batch} and {self.shards}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A whole search."""
+
+    data: str = "solar"
+    space: str = "demo"
+    teacher: str = "lite0"
+    adapt_teacher: bool | None = None
+    generations: int = 1
+    seed: int = 0
+    resolution: int = 0
+    limits: dict[str, float] = field(default_factory=dict)
+    features: Features = field(default_factory=Features)
+    distill: Distill = field(default_factory=Distill)
+    rate: Rate = field(default_factory=Rate)
+    adapt: Adapt = field(default_factory=Adapt)
+    tune: Tune = field(default_factory=Tune)
+    retrain: Retrain = field(default_factory=Retrain)
+
+    def __post_init__(self) -> None:
+        if self.generations < 1:
+            raise UserError(f"generations must be 1 or more, but are {self.generations}")
+        if self.seed < 0:
+            raise UserError(f"the seed must be 0 or more, but is {self.seed}")
+        if self.resolution and self.resolution < 32:
+            raise UserError(f"the resolution must be 32 or more, but is {self.resolution}")
+        for name, value in self.limits.items():
+            if not value > 0:
+                raise UserError(f"a limit must be more than 0, but {name} is {value:g}")
+
+
+def parse_job(text: str, source: str) -> dict[str, Any]:
+    """The tree of a TOML configuration; raises UserError where it is not TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"a configuration must be TOML, but {source} is not: {error}") from None
+
+
+def job_from_tree(tree: Mapping[str, Any]) -> Job:
+    """Build and check a Job; unknown keys are named with the nearest valid one."""
+    return typing.cast(Job, _build(Job, tree, ""))
+
+
+def job_to_toml(job: Job) -> str:
+    """The whole configuration, defaults included, as TOML that `job_from_tree` reads back."""
+    return tomli_w.dumps(_plain(dataclasses.asdict(job)))
+
+
+def setting(text: str) -> tuple[list[str], Any]:
+    """Split `SECTION.KEY=VALUE` into its path and its value, which is read as TOML or as a word."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise UserError(
+            f"a setting is written KEY=VALUE or SECTION.KEY=VALUE, but '{text}' is given"
+        )
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return name.split("."), parsed
+
+
+def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set one key of a nested tree."""
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"'{'.'.join(path)}' is no configuration key: '{name}' is no section")
+    tree[path[-1]] = value
+
+
+def _plain(tree: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _plain(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if value is not None
+    }
+
+
+def _build(kind: type, tree: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    for key in tree:
+        if key not in hints:
+            raise UserError(f"unknown configuration key '{prefix}{key}'; {nearest(key, hints)}")
+    return kind(**{key: _value(hints[key], value, f"{prefix}{key}") for key, value in tree.items()})
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    """Check `value` against the type of a field and convert what TOML cannot say."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, Mapping):
+            return _build(typing.cast(type, hint), value, f"{name}.")
+    elif origin is Literal:
+        if value in parts:
+            return value
+        raise UserError(f"{name} must be known, but is '{value}'; {nearest(str(value), parts)}")
+    elif origin is types.UnionType:
+        return _value(parts[0], value, name)
+    elif origin is tuple:
+        if isinstance(value, list | tuple) and len(value) == len(parts):
+            return tuple(_value(p, v, name) for p, v in zip(parts, value, strict=True))
+    elif origin is dict:
+        if isinstance(value, Mapping):
+            return {key: _value(parts[1], v, f"{name}.{key}") for key, v in value.items()}
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        return value
+    expected = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+    raise UserError(f"{name} must be of type {expected}, but is {value!r}")

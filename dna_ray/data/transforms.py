@@ -1,0 +1,47 @@
+"""From a picture file to the pixels that networks read. Pictures are uint8 arrays (H, W, 3)."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import v2
+
+from dna_ray.config import Features
+
+Array = np.ndarray
+
+
+def stored_side(resolution: int) -> int:
+    """The side of decoded pictures: a third more than networks read, to leave room for crops."""
+    return -(-resolution * 4 // 3)
+
+
+def decode(path: str, side: int) -> Array:
+    """Read a file, turn it upright, and take its middle square at `side` pixels, in RGB."""
+    with Image.open(path) as image:
+        image.draft("RGB", (side, side))  # JPEG alone: decodes at a fraction of the size
+        picture = ImageOps.exif_transpose(image).convert("RGB")
+    return np.asarray(ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC))
+
+
+def plain_view(picture: Array, resolution: int) -> Array:
+    """The whole stored square at `resolution` pixels, as networks are evaluated on it."""
+    image = Image.fromarray(picture)
+    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC))
+
+
+def augmented_view(picture: Array, resolution: int, features: Features, key: int) -> Array:
+    """A random crop, flip, jitter and erasing at `resolution` pixels, all drawn from `key`."""
+    steps: list[torch.nn.Module] = [
+        v2.RandomResizedCrop(resolution, scale=(features.crop, 1.0), antialias=True),
+        v2.RandomHorizontalFlip(),
+    ]
+    if features.jitter:
+        steps.append(v2.ColorJitter(features.jitter, features.jitter, features.jitter))
+    if features.erasing:
+        steps.append(v2.RandomErasing(features.erasing, value=127))
+    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator alone
+        torch.manual_seed(key)
+        for step in steps:
+            image = step(image)
+    return image.permute(1, 2, 0).contiguous().numpy()

@@ -1,0 +1,153 @@
+"""Training of a cell to imitate the teacher's block (sections 3.2 and 3.3).
+
+A cell learns on its own: its weights, its sampled paths and the order of its minibatches come from
+streams keyed by (seed, generation, block, cell), so a cell ends up the same wherever it is trained.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from dna_ray.config import Distill
+from dna_ray.errors import UserError
+from dna_ray.network.cell import CellNet, build_cell
+from dna_ray.randomness import generator, key
+from dna_ray.space import Op, Space
+from dna_ray.teacher import Cut
+
+Array = np.ndarray
+
+
+def minibatch(window: Array, rows: Array, device: torch.device | str = "cpu") -> Tensor:
+    """Rows of a window (N, H, W, C) as (B, C, H, W) in channels-last memory; the only copy."""
+    return torch.from_numpy(window[rows]).permute(0, 3, 1, 2).to(device, non_blocking=True)
+
+
+class PathSampler:
+    """Which paths a cell trains, in which order.
+
+    `fair`: a round is as many paths as there are ops, and takes every op of every layer exactly
+    once, in random combination (strict fairness, Chu et al. 2021). `uniform`: every op of every
+    path is drawn on its own, as in the paper.
+    """
+
+    def __init__(
+        self, ops: tuple[Op, ...], layers: int, sampling: str, seed: int, *names: str | int
+    ) -> None:
+        self._ops, self._layers, self._sampling = ops, layers, sampling
+        self._seed, self._names = seed, names
+
+    def path(self, step: int) -> tuple[Op, ...]:
+        """The path of one step; a pure function of the step and the stream's name."""
+        round_, place = divmod(step, len(self._ops))
+        rng = generator(self._seed, *self._names, "paths", round_)
+        shape = (self._layers, len(self._ops))
+        if self._sampling == "fair":
+            drawn = rng.permuted(np.tile(np.arange(len(self._ops)), (self._layers, 1)), axis=1)
+        else:
+            drawn = rng.integers(len(self._ops), size=shape)
+        return tuple(self._ops[i] for i in drawn[:, place])
+
+
+class CellTrainer:
+    """One cell with its optimiser: feed it windows, end epochs, and take its state at any time."""
+
+    def __init__(
+        self,
+        space: Space,
+        cut: Cut,
+        pixels: tuple[tuple[float, ...], tuple[float, ...]],
+        recipe: Distill,
+        where: tuple[int, int],
+        stream: tuple[int, int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Set up cell `where` = (block, cell), 0-based; `stream` = (seed, generation).
+
+        `pixels` are the mean and std by which the cell of block 1 scales pictures.
+        """
+        block, cell = where
+        seed, generation = stream
+        self.where = where
+        self._recipe, self._device = recipe, device
+        self._seed, self._names = seed, ("distill", generation, block, cell)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(seed, *self._names, "weights"))
+            self.net: CellNet = build_cell(
+                space, block, cell, cut.width_in(block), cut.widths[block], *pixels
+            )
+        self.net.to(device).to(memory_format=torch.channels_last).train()
+        # Adam passes over parameters without a gradient, so the weight decay of a step never
+        # reaches the ops that its paths did not take.
+        self._optimizer = torch.optim.Adam(
+            self.net.parameters(),
+            lr=recipe.learning_rate if block else recipe.learning_rate_first,
+            weight_decay=recipe.weight_decay,
+        )
+        layers = space.blocks[block].cells[cell].layers
+        self._sampler = PathSampler(
+            space.blocks[block].ops, layers, recipe.sampling, seed, *self._names
+        )
+        self._minibatches = 0
+        self.epoch = 0
+
+    def train_window(self, index: int, inputs: Array, targets: Array) -> list[float]:
+        """One pass over a window: boundary k-1 and k, (N, H, W, C) each. The loss of each step."""
+        return [
+            self._step(inputs, targets, rows) for rows in self._minibatch_rows(index, len(inputs))
+        ]
+
+    def _minibatch_rows(self, window: int, images: int) -> Iterator[Array]:
+        rng = generator(self._seed, *self._names, "order", self.epoch, window)
+        order = rng.permutation(images)
+        size = min(self._recipe.batch, images)
+        for start in range(0, images - size + 1, size):
+            yield order[start : start + size]
+
+    def _step(self, inputs: Array, targets: Array, rows: Array) -> float:
+        """Eq 6, averaged over the paths of this minibatch."""
+        x, y = minibatch(inputs, rows, self._device), minibatch(targets, rows, self._device)
+        paths = self._recipe.paths_per_minibatch
+        self._optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for turn in range(paths):
+            path = self._sampler.path(self._minibatches * paths + turn)
+            loss = F.mse_loss(self.net(x, path), y) / paths
+            loss.backward()
+            total += float(loss.detach())
+        self._optimizer.step()
+        self._minibatches += 1
+        if not math.isfinite(total):
+            block, cell = self.where
+            raise UserError(
+                f"the loss of a cell must stay finite, but that of block {block + 1}, cell {cell} "
+                f"is {total} at step {self._minibatches} with learning rate "
+                f"{self._optimizer.param_groups[0]['lr']:.3g}; lower distill.learning_rate"
+            )
+        return total
+
+    def end_epoch(self) -> None:
+        """Lower the learning rate by the recipe's factor."""
+        self.epoch += 1
+        for group in self._optimizer.param_groups:
+            group["lr"] *= self._recipe.decay
+
+    def state(self) -> dict[str, Any]:
+        """Everything that training goes on from: tensors and plain numbers."""
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "minibatches": self._minibatches,
+            "epoch": self.epoch,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.net.load_state_dict(state["net"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._minibatches, self.epoch = state["minibatches"], state["epoch"]

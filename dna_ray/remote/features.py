@@ -1,0 +1,204 @@
+"""Pictures and the teacher's features, as objects in Ray's store.
+
+Ray Data decodes the pictures; a task per window draws its augmented views; a task per window runs
+the teacher once and returns one object per boundary, so that a cell fetches its two alone. Every
+object is returned by a task that the driver submitted, from named seeds: what is lost with a node
+is made again, bit for bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from dna_ray.config import Job
+from dna_ray.data import SPLITS, Pictures
+from dna_ray.data.transforms import augmented_view, decode, plain_view, stored_side
+from dna_ray.distill import minibatch
+from dna_ray.errors import UserError
+from dna_ray.network.model import TrainedModel
+from dna_ray.randomness import generator, key
+from dna_ray.remote.session import Session, single_threaded
+from dna_ray.teacher import Cut, Teacher
+
+Array = np.ndarray
+
+# How many pictures a split must have for plain views to be enough to test on.
+_TEST_PICTURES = 32
+_TEACHER_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Window:
+    """A fixed set of views of pictures: a reference to uint8 (N, H, W, 3), and the labels (N,)."""
+
+    pictures: Any
+    labels: Array | None
+    size: int
+
+
+@dataclass(frozen=True)
+class TaughtWindow:
+    """A window behind a teacher: references to boundaries 0..K, (N, H, W, C), and to the logits."""
+
+    boundaries: tuple[Any, ...]
+    logits: Any
+    size: int
+
+
+Windows = dict[str, tuple[Window, ...]]
+
+
+def make_windows(session: Session, pictures: Pictures, job: Job, resolution: int) -> Windows:
+    """Decode all pictures with Ray Data and draw their views, by split.
+
+    Training pictures are augmented, in as many views as `features` asks for. Held-out pictures
+    are seen plain; where they are too few for that, in augmented views as well.
+    """
+    order = {
+        split: generator(job.seed, "order", split).permutation(pictures.splits[split])
+        for split in SPLITS
+    }
+    needed = {
+        "train": max(job.features.images, job.features.views * len(order["train"])),
+        "rating": job.rate.recalibration + job.rate.images,
+        "test": min(_TEST_PICTURES, len(order["test"])) if pictures.labelled else _TEST_PICTURES,
+    }
+    chunks = [
+        (split, chunk)
+        for split in SPLITS
+        for chunk in np.array_split(
+            order[split], range(job.features.window, len(order[split]), job.features.window)
+        )
+    ]
+    session.view.stage("pictures", len(chunks), "chunks")
+    stored = _decode(pictures, [chunk for _, chunk in chunks], stored_side(resolution))
+    session.view.advance(len(chunks))
+    windows: dict[str, list[Window]] = {split: [] for split in SPLITS}
+    views = {
+        split: (0,)
+        if split != "train" and len(order[split]) >= needed[split]
+        else tuple(range(1, 1 + -(-needed[split] // len(order[split]))))
+        for split in SPLITS
+    }
+    for split in SPLITS:
+        parts = [(c, ref) for (s, c), ref in zip(chunks, stored, strict=True) if s == split]
+        per_window = max(1, job.features.window // len(parts[0][0]))
+        for start in range(0, len(views[split]), per_window):
+            taken = views[split][start : start + per_window]
+            for chunk, ref in parts:
+                windows[split].append(_window(pictures, chunk, ref, taken, job, resolution))
+    return {split: tuple(parts) for split, parts in windows.items()}
+
+
+def _decode(pictures: Pictures, chunks: Sequence[Array], side: int) -> list[Any]:
+    """One reference to uint8 (N, side, side, 3) per chunk of picture indices."""
+    tables = [pa.table({"path": [pictures.paths[i] for i in chunk]}) for chunk in chunks]
+    dataset = ray.data.from_arrow(tables)
+    dataset.context.execution_options.preserve_order = True
+    dataset.set_name("pictures")
+
+    def decode_batch(batch: dict[str, Array]) -> dict[str, Array]:
+        return {"picture": np.stack([decode(path, side) for path in batch["path"]])}
+
+    decoded = dataset.map_batches(decode_batch, batch_size=None).materialize()
+    refs: list[Any] = decoded.to_numpy_refs(column="picture")
+    return refs
+
+
+def _window(
+    pictures: Pictures,
+    chunk: Array,
+    stored: Any,
+    views: tuple[int, ...],
+    job: Job,
+    resolution: int,
+) -> Window:
+    """Submit the task that draws some views of a chunk; view 0 is the plain one."""
+    # A picture's stream is keyed by its place in the set, which is in the order of the names.
+    keys = [
+        [key(job.seed, "view", int(i), view) if view else None for i in chunk] for view in views
+    ]
+    ref = _draw.options(name="draw views").remote(stored, keys, resolution, job.features)
+    labels = None
+    if pictures.labelled:
+        labels = np.tile(np.array(pictures.labels, np.int64)[chunk], len(views))
+    return Window(ref, labels, len(chunk) * len(views))
+
+
+@ray.remote
+@single_threaded
+def _draw(stored: Array, keys: list[list[int | None]], resolution: int, features: Any) -> Array:
+    return np.stack(
+        [
+            plain_view(picture, resolution)
+            if picture_key is None
+            else augmented_view(picture, resolution, features, picture_key)
+            for view in keys
+            for picture, picture_key in zip(stored, view, strict=True)
+        ]
+    )
+
+
+def teach(
+    session: Session, teacher: TrainedModel, cut: Cut, windows: Sequence[Window]
+) -> tuple[TaughtWindow, ...]:
+    """Run the teacher once over each window; every boundary and the logits become objects."""
+    model = ray.put(teacher)
+    taught = []
+    for window in windows:
+        refs: Any = _teach.options(
+            name="teacher features", num_returns=len(cut.modules) + 1
+        ).remote(model, cut, window.pictures)
+        *boundaries, logits = refs
+        taught.append(TaughtWindow((window.pictures, *boundaries), logits, window.size))
+    session.wait([window.logits for window in taught])
+    return tuple(taught)
+
+
+def predict(session: Session, model: TrainedModel, windows: Sequence[Window]) -> list[Any]:
+    """References to the logits (N, classes) of any model on each window."""
+    task, weights = ray.remote(_teach).options(name="logits"), ray.put(model)
+    uncut = Cut(modules=(), widths=(), sizes=())
+    refs = [task.remote(weights, uncut, window.pictures) for window in windows]
+    session.wait(refs)
+    return refs
+
+
+@ray.remote
+@single_threaded
+def _teach(model: TrainedModel, cut: Cut, pictures: Array) -> Any:
+    teacher = Teacher(model, cut)
+    parts = []
+    for start in range(0, len(pictures), _TEACHER_BATCH):
+        rows = np.arange(start, min(start + _TEACHER_BATCH, len(pictures)))
+        features, logits = teacher(minibatch(pictures, rows))
+        parts.append([_channels_last(f) for f in features] + [logits.numpy()])
+    joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    return joined if len(joined) > 1 else joined[0]
+
+
+def _channels_last(feature: torch.Tensor) -> Array:
+    """(B, C, H, W) to a contiguous array (B, H, W, C), the layout in which cells read it."""
+    return np.ascontiguousarray(feature.permute(0, 2, 3, 1).numpy())
+
+
+def check_store(cut: Cut, job: Job, resolution: int) -> None:
+    """Raise UserError where the features of all windows would not fit Ray's object store.
+
+    They are made once and reused every epoch; what does not fit would be spilled to disk.
+    """
+    held = job.features.images + job.rate.images + job.rate.recalibration
+    floats = sum(width * size**2 for width, size in zip(cut.widths, cut.sizes, strict=True))
+    need = held * (4 * floats + 3 * resolution**2)
+    have = int(ray.cluster_resources().get("object_store_memory", 0))
+    if need > 0.8 * have:
+        raise UserError(
+            f"the features of all windows must fit four fifths of Ray's object store, but need "
+            f"{need / 1e9:.1f} GB of its {have / 1e9:.1f} GB; set features.images lower or give "
+            "the cluster a larger store"
+        )

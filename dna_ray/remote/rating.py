@@ -1,0 +1,97 @@
+"""Rating as remote tasks: one for every first op of every cell."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import ray
+import torch
+
+from dna_ray.config import Rate
+from dna_ray.distill import minibatch
+from dna_ray.network.cell import build_cell
+from dna_ray.rating import RatingSet, rate_cell
+from dna_ray.remote.distill import Where, cell_work
+from dna_ray.remote.features import TaughtWindow
+from dna_ray.remote.session import Session, single_threaded
+from dna_ray.space import Op, Space
+from dna_ray.teacher import Cut
+
+Array = np.ndarray
+
+
+def rate(
+    session: Session,
+    space: Space,
+    cut: Cut,
+    pixels: tuple[tuple[float, ...], tuple[float, ...]],
+    weights: dict[Where, dict[str, torch.Tensor]],
+    windows: Sequence[TaughtWindow],
+    sizes: Rate,
+    resolution: int,
+) -> list[list[Array]]:
+    """The loss of every path: `[block][cell]` (paths,) float64, in the order of `Block.paths`."""
+    work = cell_work(space, cut, resolution)
+    shards = [
+        ((block, cell), op)
+        for block, cell in sorted(work, key=lambda where: -work[where])
+        for op in space.blocks[block].ops
+    ]
+    session.view.stage("rate", len(shards), "path prefixes")
+    states = {where: ray.put(state) for where, state in weights.items()}
+    task = ray.remote(_rate)
+    refs = {
+        (where, op): task.options(name=f"rate block {where[0] + 1}, cell {where[1]}").remote(
+            space,
+            cut,
+            pixels,
+            where,
+            op,
+            states[where],
+            sizes,
+            *[window.boundaries[where[0]] for window in windows],
+            *[window.boundaries[where[0] + 1] for window in windows],
+        )
+        for where, op in shards
+    }
+    session.wait(list(refs.values()))
+    return [
+        [
+            np.concatenate([ray.get(refs[(b, c), op]) for op in block.ops])
+            for c in range(len(block.cells))
+        ]
+        for b, block in enumerate(space.blocks)
+    ]
+
+
+@single_threaded
+def _rate(
+    space: Space,
+    cut: Cut,
+    pixels: tuple[tuple[float, ...], tuple[float, ...]],
+    where: Where,
+    op: Op,
+    state: dict[str, torch.Tensor],
+    sizes: Rate,
+    *boundaries: Array,
+) -> Array:
+    """The losses of all paths of one cell that begin with `op`."""
+    block, cell = where
+    with torch.random.fork_rng(devices=[]):
+        net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
+    net.load_state_dict(state)
+    net.to(memory_format=torch.channels_last)
+    half = len(boundaries) // 2
+    data = rating_set(boundaries[:half], boundaries[half:], sizes)
+    return np.array(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
+
+
+def rating_set(inputs: Sequence[Array], targets: Sequence[Array], sizes: Rate) -> RatingSet:
+    """The first pictures recalibrate, those after them rate."""
+    first, total = sizes.recalibration, sizes.recalibration + sizes.images
+    read, wanted = np.concatenate(inputs), np.concatenate(targets)
+    everything = minibatch(read, np.arange(min(total, len(read))))
+    return RatingSet(
+        everything[:first],
+        everything[first:],
+        minibatch(wanted, np.arange(len(everything)))[first:],
+    )

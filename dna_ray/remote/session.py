@@ -1,0 +1,103 @@
+"""The Ray session of a search: started on this machine, or joined by address."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import ray
+import torch
+
+from dna_ray.errors import UserError
+from dna_ray.progress import View
+from dna_ray.remote.board import ProgressBoard
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Sums depend on how many threads make them, so every process that computes uses exactly one, and
+# speed comes from processes. A reused worker may keep another setting: hence `single_threaded`.
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connected Ray session: how many workers a stage may use, and who is told of progress."""
+
+    workers: int
+    board: Any  # an actor handle of ProgressBoard
+    view: View
+    dashboard: str
+
+    def wait(self, refs: Sequence[Any]) -> None:
+        """Wait for tasks, telling the view of every one that is done; raise the first error."""
+        pending = list(refs)
+        while pending:
+            done, pending = ray.wait(pending, fetch_local=False)
+            ray.get(done)
+            self.view.advance(len(done))
+
+
+@contextmanager
+def session(
+    view: View, *, address: str | None = None, workers: int | None = None, verbose: bool = False
+) -> Iterator[Session]:
+    """Start Ray on this machine, or join the cluster at `address`; leave it in the end.
+
+    `workers` is the number of processes that train or rate at a time; all processors of the
+    cluster where it is None. Raises UserError where no cluster answers.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    level = logging.INFO if verbose else logging.ERROR
+    for name in ("ray", "ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(level)
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
+    if address is None:
+        count = workers or os.cpu_count() or 1
+        options |= {"address": "local", "num_cpus": count, "include_dashboard": True}
+        options |= {"dashboard_host": "127.0.0.1"}
+    try:
+        context = ray.init(**({"address": address} | options))
+    except ConnectionError as error:
+        raise UserError(
+            f"a Ray cluster must answer at the address, but none does at '{address}' "
+            f"({str(error).splitlines()[0]}); check --address"
+        ) from None
+    try:
+        processors = int(ray.cluster_resources().get("CPU", 0))
+        if processors < (workers or 1):
+            raise UserError(
+                f"the cluster must have a processor for every worker, but has {processors} for "
+                f"{workers or 1}; give fewer --workers"
+            )
+        board = ProgressBoard.remote()  # type: ignore[attr-defined]
+        yield Session(workers or processors, board, view, context.dashboard_url or "")
+    finally:
+        ray.shutdown()
+
+
+def single_threaded(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a task's function with one torch thread, on any worker.
+
+    Submit it as `ray.remote(function)`, not by decorating it with `ray.remote`: then it stays what
+    its module calls it, and Ray sends its name instead of its code.
+    """
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        torch.set_num_threads(1)
+        return function(*args, **kwargs)
+
+    return run

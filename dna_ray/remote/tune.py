@@ -1,0 +1,123 @@
+"""The sweep of the retraining's learning rate and weight decay with Ray Tune.
+
+Trials are short and run to their end: a scheduler that stops trials by the clock, such as ASHA,
+would let the timing of a machine decide which of them wins, and the same seed would no longer give
+the same networks.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+
+from dna_ray.config import Retrain, Tune
+from dna_ray.network.model import TrainedModel
+from dna_ray.randomness import generator
+from dna_ray.remote.board import forwarding
+from dna_ray.remote.retrain import PictureRefs
+from dna_ray.remote.session import Session
+from dna_ray.retrain import Recipe, Trainer, alone, logits_of
+
+
+def sweep(
+    session: Session,
+    model: TrainedModel,
+    data: PictureRefs,
+    held_out: PictureRefs,
+    config: Tune,
+    base: Retrain,
+    stream: tuple[int, int],
+    storage: Path,
+) -> list[dict[str, float]]:
+    """All trials, best first: `learning_rate`, `weight_decay` and the loss on held-out pictures.
+
+    `stream` = (seed, generation) keys the values that are tried and the trials themselves.
+    """
+    session.view.stage("tune", config.trials, "trials")
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            _trial,
+            model=model,
+            data=data,
+            held_out=held_out,
+            tuning=config,
+            base=base,
+            stream=stream,
+            board=session.board,
+        ),
+        {"CPU": 1},
+    )
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"point": tune.grid_search(_points(config, stream))},
+        tune_config=tune.TuneConfig(
+            metric="loss", mode="min", max_concurrent_trials=session.workers
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-generation-{stream[1]}", storage_path=str(storage.resolve()), verbose=0
+        ),
+    )
+    with forwarding(session.board, session.view):
+        results = tuner.fit()
+    for error in results.errors:
+        raise error
+    trials = []
+    for index in range(len(results)):
+        trial = results[index]
+        assert trial.config is not None and trial.metrics is not None
+        trials.append({**trial.config["point"], "loss": trial.metrics["loss"]})
+    # A trial that diverged has no loss to compare: it comes last, and of equals the gentler first.
+    return sorted(
+        trials, key=lambda t: (not math.isfinite(t["loss"]), t["loss"], t["learning_rate"])
+    )
+
+
+def _points(config: Tune, stream: tuple[int, int]) -> list[dict[str, float]]:
+    """Log-uniform points, stratified in the learning rate (a Latin hypercube in both)."""
+    seed, generation = stream
+    rng = generator(seed, "tune", generation)
+    axes = []
+    for low, high in (config.learning_rate, config.weight_decay):
+        places = (rng.permutation(config.trials) + rng.random(config.trials)) / config.trials
+        axes.append(low * (high / low) ** places)
+    return [
+        {"learning_rate": float(rate), "weight_decay": float(decay)}
+        for rate, decay in zip(*axes, strict=True)
+    ]
+
+
+def _trial(
+    point: dict[str, Any],
+    model: TrainedModel,
+    data: PictureRefs,
+    held_out: PictureRefs,
+    tuning: Tune,
+    base: Retrain,
+    stream: tuple[int, int],
+    board: Any,
+) -> None:
+    torch.set_num_threads(1)
+    seed, generation = stream
+    values = point["point"]
+    recipe = Recipe(
+        passes=tuning.passes,
+        batch=base.batch,
+        shards=base.shards,
+        label_weight=base.label_weight,
+        **values,
+    )
+    module = model.build()
+    trainer = Trainer(
+        module, data.fetch(), recipe, (seed, "tune", generation), range(base.shards), alone
+    )
+    for _ in range(recipe.passes):
+        trainer.train_pass()
+    pictures = held_out.fetch()
+    logits = torch.from_numpy(logits_of(module, ray.get([w.pictures for w in held_out.windows])))
+    loss = float(pictures.loss(logits, np.arange(len(pictures)), base.label_weight))
+    board.add.remote(1, f"learning rate {values['learning_rate']:.2g}: loss {loss:.4f}")
+    tune.report({"loss": loss})
