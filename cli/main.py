@@ -57,14 +57,17 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
         status = 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        status = 0
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; --resume the run folder to go on", err=True)
         status = 130
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
+        _say("error", error.format_message())
         status = 2
     except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        _say("error", str(error))
         status = 2
     except Exception as error:
         status = _failure(error)
@@ -72,16 +75,21 @@ def main() -> None:
     sys.exit(status)
 
 
+def _say(kind: str, message: str) -> None:
+    """One line on standard error, whatever the message holds."""
+    click.echo(f"{kind}: {' '.join(message.split())}", err=True)
+
+
 def _failure(error: Exception) -> int:
     """Say what went wrong: a user's mistake that a worker found, or a failure with its place."""
     for cause in _causes(error):
         if isinstance(cause, UserError):
-            click.echo(f"error: {cause.args[0]}", err=True)
+            _say("error", str(cause.args[0]))
             return 2
     if os.environ.get("DNA_RAY_TRACEBACK"):
         traceback.print_exception(error)
     *_, last = _causes(error)
-    click.echo(f"failed: {type(last).__name__}: {last}", err=True)
+    _say("failed", f"{type(last).__name__}: {last}")
     click.echo("(set DNA_RAY_TRACEBACK=1 for the trace)", err=True)
     return 1
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dna_ray.config import Job, job_from_tree, job_to_toml, parse_job, put, setting
-from dna_ray.errors import UserError
+from dna_ray.errors import UserError, read_text
 from dna_ray.rundir import RunFolder
 from dna_ray.space import Space, load_space, parse_space
 
@@ -101,9 +101,7 @@ def _given(
     """All that was asked for, as a tree: the file first, then --set, then the options."""
     tree: dict[str, Any] = {}
     if config is not None:
-        if not config.is_file():
-            raise UserError(f"a configuration file must exist, but there is none at '{config}'")
-        tree = parse_job(config.read_text(encoding="utf-8"), f"'{config}'")
+        tree = parse_job(read_text(config, "a configuration file"), f"'{config}'")
     for text in settings:
         put(tree, *setting(text))
     tree |= {name: value for name, value in options.items() if value is not None}
@@ -137,7 +135,7 @@ def _resumed(folder: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, Space
 def _create(out: Path | None, job: Job, space: Space) -> RunFolder:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     path = out or Path("runs") / f"{Path(job.data).name}-{space.name}-{stamp}"
-    source = Path(job.space).read_text(encoding="utf-8") if job.space.endswith(".toml") else None
+    source = read_text(Path(job.space), "a space file") if job.space.endswith(".toml") else None
     return RunFolder.create(path, job_to_toml(job), job.seed, source)
 
 

@@ -1,6 +1,7 @@
 """Values of options: amounts with K, M, G, and limits on costs."""
 
 import re
+from decimal import Decimal
 
 from dna_ray.errors import UserError
 
@@ -12,8 +13,8 @@ def parse_limits(given: tuple[str, ...]) -> dict[str, float]:
     """Limits from `COST=VALUE` texts, such as macs=400M; raises UserError."""
     limits: dict[str, float] = {}
     for text in given:
-        name, equals, value = text.partition("=")
-        match = _AMOUNT.fullmatch(value.strip())
+        name, equals, value = map(str.strip, text.partition("="))
+        match = _AMOUNT.fullmatch(value)
         if not (name and equals and match):
             raise UserError(
                 f"a limit is written COST=VALUE with a VALUE such as 15M or 5.3M, "
@@ -21,12 +22,12 @@ def parse_limits(given: tuple[str, ...]) -> dict[str, float]:
             )
         if name in limits:
             raise UserError(f"each cost has one limit at most, but '{name}' is given twice")
-        limits[name] = float(match[1]) * _POWERS[match[2].lower()]
+        limits[name] = float(Decimal(match[1]) * _POWERS[match[2].lower()])
     return limits
 
 
 def amount(value: float) -> str:
-    """A count for people: 15.30 M, 818.2 K."""
+    """A count for people, to four digits: 15.3 M, 818.2 K."""
     for power, letter in ((10**9, "G"), (10**6, "M"), (10**3, "K")):
         if value >= power:
             return f"{value / power:.4g} {letter}"

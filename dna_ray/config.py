@@ -95,7 +95,7 @@ class Rate:
 class Adapt:
     """Fine-tuning of the first teacher to the labels of the task, in passes over the windows."""
 
-    passes: int = 2
+    passes: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -13,3 +14,14 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     words = sorted(valid)
     close = get_close_matches(name, words, n=1)
     return f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(words)}"
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file that a user named; raises UserError that calls it `what`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{what} must be readable, but '{path}' is not: {reason}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{what} must be text in UTF-8, but '{path}' is not") from None

@@ -35,12 +35,12 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, config: str, seed: int, space: str | None = None) -> "RunFolder":
         """Make a new run folder; raises UserError where something is in the way."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(
-                f"a run folder must be new or empty, but '{path}' is neither; "
-                "give another --out, or --resume it"
-            )
         try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise UserError(
+                    f"a run folder must be new or empty, but '{path}' is neither; "
+                    "give another --out, or --resume it"
+                )
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path, {"format": FORMAT, "seed": seed, "versions": _versions()})
             run._manifest |= {"files": {}, "seconds": {}}
@@ -61,6 +61,7 @@ class RunFolder:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             ours = manifest["format"] == FORMAT
+            ours &= all(isinstance(manifest[key], dict) for key in ("files", "seconds"))
         except (OSError, ValueError, KeyError, TypeError):
             ours = False
         if not ours:

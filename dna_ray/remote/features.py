@@ -22,7 +22,7 @@ from dna_ray.distill import minibatch
 from dna_ray.errors import UserError
 from dna_ray.network.model import TrainedModel
 from dna_ray.randomness import generator, key
-from dna_ray.remote.session import Session, single_threaded
+from dna_ray.remote.session import Session, single_threaded, task
 from dna_ray.teacher import Cut, Teacher
 
 Array = np.ndarray
@@ -123,14 +123,13 @@ def _window(
     keys = [
         [key(job.seed, "view", int(i), view) if view else None for i in chunk] for view in views
     ]
-    ref = _draw.options(name="draw views").remote(stored, keys, resolution, job.features)
+    ref = task(_draw, name="draw views").remote(stored, keys, resolution, job.features)
     labels = None
     if pictures.labelled:
         labels = np.tile(np.array(pictures.labels, np.int64)[chunk], len(views))
     return Window(ref, labels, len(chunk) * len(views))
 
 
-@ray.remote
 @single_threaded
 def _draw(stored: Array, keys: list[list[int | None]], resolution: int, features: Any) -> Array:
     return np.stack(
@@ -148,28 +147,25 @@ def teach(
     session: Session, teacher: TrainedModel, cut: Cut, windows: Sequence[Window]
 ) -> tuple[TaughtWindow, ...]:
     """Run the teacher once over each window; every boundary and the logits become objects."""
-    model = ray.put(teacher)
+    model, boundaries = ray.put(teacher), len(cut.modules)
+    run = task(_teach, name="teacher features", num_returns=boundaries + 1)
     taught = []
     for window in windows:
-        refs: Any = _teach.options(
-            name="teacher features", num_returns=len(cut.modules) + 1
-        ).remote(model, cut, window.pictures)
-        *boundaries, logits = refs
-        taught.append(TaughtWindow((window.pictures, *boundaries), logits, window.size))
+        *features, logits = run.remote(model, cut, window.pictures)
+        taught.append(TaughtWindow((window.pictures, *features), logits, window.size))
     session.wait([window.logits for window in taught])
     return tuple(taught)
 
 
 def predict(session: Session, model: TrainedModel, windows: Sequence[Window]) -> list[Any]:
     """References to the logits (N, classes) of any model on each window."""
-    task, weights = ray.remote(_teach).options(name="logits"), ray.put(model)
-    uncut = Cut(modules=(), widths=(), sizes=())
-    refs = [task.remote(weights, uncut, window.pictures) for window in windows]
+    weights, uncut = ray.put(model), Cut(modules=(), widths=(), sizes=())
+    run = task(_teach, name="logits")
+    refs = [run.remote(weights, uncut, window.pictures) for window in windows]
     session.wait(refs)
     return refs
 
 
-@ray.remote
 @single_threaded
 def _teach(model: TrainedModel, cut: Cut, pictures: Array) -> Any:
     teacher = Teacher(model, cut)

@@ -12,7 +12,7 @@ from dna_ray.network.cell import build_cell
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.remote.distill import Where, cell_work
 from dna_ray.remote.features import TaughtWindow
-from dna_ray.remote.session import Session, single_threaded
+from dna_ray.remote.session import Session, single_threaded, task
 from dna_ray.space import Op, Space
 from dna_ray.teacher import Cut
 
@@ -38,9 +38,8 @@ def rate(
     ]
     session.view.stage("rate", len(shards), "path prefixes")
     states = {where: ray.put(state) for where, state in weights.items()}
-    task = ray.remote(_rate)
     refs = {
-        (where, op): task.options(name=f"rate block {where[0] + 1}, cell {where[1]}").remote(
+        (where, op): task(_rate, name=f"rate block {where[0] + 1}, cell {where[1]}").remote(
             space,
             cut,
             pixels,

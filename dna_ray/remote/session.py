@@ -89,11 +89,7 @@ def session(
 
 
 def single_threaded(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a task's function with one torch thread, on any worker.
-
-    Submit it as `ray.remote(function)`, not by decorating it with `ray.remote`: then it stays what
-    its module calls it, and Ray sends its name instead of its code.
-    """
+    """Run a task's function with one torch thread, on any worker."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -101,3 +97,12 @@ def single_threaded(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return run
+
+
+def task(function: Callable[..., Any], **options: Any) -> Any:
+    """A remote task of a module's function, with Ray's `options`.
+
+    The function itself stays what its module calls it, so that Ray sends its name, not its code.
+    """
+    remote: Any = ray.remote
+    return remote(function).options(**options)

@@ -68,7 +68,8 @@ def sweep(
     trials = []
     for index in range(len(results)):
         trial = results[index]
-        assert trial.config is not None and trial.metrics is not None
+        assert trial.config is not None
+        assert trial.metrics is not None
         trials.append({**trial.config["point"], "loss": trial.metrics["loss"]})
     # A trial that diverged has no loss to compare: it comes last, and of equals the gentler first.
     return sorted(

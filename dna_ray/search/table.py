@@ -137,7 +137,7 @@ def to_arrow(ratings: Ratings) -> pa.Table:
     }
     costs = np.concatenate([b.costs for b in ratings.blocks])
     columns |= {
-        name: costs[:, i].astype(np.int64) if name in COSTS else costs[:, i]
+        name: _whole(costs[:, i]) if name in COSTS else costs[:, i]
         for i, name in enumerate(ratings.cost_names)
     }
     metadata = dict(ratings.metadata)
@@ -149,6 +149,11 @@ def to_arrow(ratings: Ratings) -> pa.Table:
     return pa.table(columns).replace_schema_metadata(metadata)
 
 
+def _whole(values: Array) -> Array:
+    """Counts as integers; anything else as it is."""
+    return values.astype(np.int64) if np.all(values == np.floor(values)) else values
+
+
 def _edge_rows(ratings: Ratings) -> Iterator[dict[str, Any]]:
     for edge in ratings.edges:
         row = {
@@ -158,6 +163,14 @@ def _edge_rows(ratings: Ratings) -> Iterator[dict[str, Any]]:
             "op": edge.op,
         }
         yield row | dict(zip(ratings.cost_names, edge.costs, strict=True))
+
+
+def _matrix(rows: pa.Table, names: Sequence[str]) -> Array:
+    """Columns side by side as float64, of the right height even where there are none."""
+    matrix = np.empty((len(rows), len(names)))
+    for index, name in enumerate(names):
+        matrix[:, index] = rows[name].to_numpy()
+    return matrix
 
 
 def read_ratings(source: Path | pa.BufferReader) -> Ratings:
@@ -177,7 +190,7 @@ def read_ratings(source: Path | pa.BufferReader) -> Ratings:
                 width=rows["width"].to_numpy(),
                 ops=tuple(rows["ops"].to_pylist()),
                 loss=rows["loss"].to_numpy(),
-                costs=np.stack([rows[n].to_numpy().astype(np.float64) for n in names], axis=1),
+                costs=_matrix(rows, names),
             )
         )
     edges = tuple(

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dna_ray.errors import UserError
-from dna_ray.space.ops import Op
+from dna_ray.errors import UserError, read_text
+from dna_ray.space.ops import Op, parse_ops
 from dna_ray.space.spaces import Space
 
 _BLOCK = re.compile(r"([1-9]\d*):(.+)")
@@ -48,8 +48,9 @@ class Architecture:
                     f"a block of an architecture is written WIDTH:OP,OP,..., "
                     f"but block {number} is '{part.strip()}'"
                 )
-            ops = tuple(Op.parse(op) for op in match[2].split(","))
-            blocks.append(BlockChoice(int(match[1]), ops))
+            blocks.append(
+                BlockChoice(int(match[1]), parse_ops(match[2].split(","), f"block {number}"))
+            )
         return cls(tuple(blocks))
 
     def to_json(self, space: str) -> dict[str, Any]:
@@ -62,14 +63,18 @@ class Architecture:
         """Read the JSON form; errors name `source`."""
         try:
             blocks = tuple(
-                BlockChoice(int(b["width"]), tuple(Op.parse(op) for op in b["ops"]))
-                for b in tree["blocks"]
+                BlockChoice(
+                    _width(block["width"]), parse_ops(block["ops"], f"{source}: block {number}")
+                )
+                for number, block in enumerate(tree["blocks"], 1)
             )
         except (KeyError, TypeError, ValueError):
+            blocks = ()
+        if not blocks or not all(block.ops for block in blocks):
             raise UserError(
                 f"an architecture in JSON is {{'space': NAME, 'blocks': [{{'width': W, "
                 f"'ops': [OP, ...]}}, ...]}}, but {source} is not"
-            ) from None
+            )
         return cls(blocks)
 
     def cells(self, space: Space) -> tuple[int, ...]:
@@ -95,19 +100,26 @@ class Architecture:
         return tuple(cells)
 
 
+def _width(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(value)
+    return value
+
+
 def read_architecture(given: str, zoo: Mapping[str, str]) -> tuple[Architecture, str | None]:
     """An architecture from a zoo name, a text or a JSON file, and the space that a file names."""
     if given in zoo:
         return Architecture.parse(zoo[given]), None
     if given.endswith(".json"):
-        file = Path(given)
-        if not file.is_file():
-            raise UserError(f"an architecture file must exist, but there is none at '{given}'")
         try:
-            tree = json.loads(file.read_text(encoding="utf-8"))
+            tree = json.loads(read_text(Path(given), "an architecture file"))
         except json.JSONDecodeError as error:
             raise UserError(f"'{given}' must be JSON, but is not: {error}") from None
-        return Architecture.from_json(tree, f"'{given}'"), tree.get("space")
+        architecture = Architecture.from_json(tree, f"'{given}'")
+        space = tree.get("space")
+        if not isinstance(space, str | None):
+            raise UserError(f"the space in '{given}' must be a name, but is {space!r}")
+        return architecture, space
     if ":" not in given:
         raise UserError(
             f"an architecture is a zoo name ({', '.join(zoo)}), a text such as "

@@ -5,7 +5,9 @@ what the paper counts besides: convolution biases, two per batch-norm element, a
 the head's average pool.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -199,9 +201,8 @@ def cost_range(space: Space, table: CostTable) -> dict[str, tuple[int, int]]:
     }
 
 
-def _extreme(space: Space, table: CostTable, column: int, pick: object) -> int:
+def _extreme(space: Space, table: CostTable, column: int, pick: Callable[[Any], Any]) -> int:
     """Dynamic programming over the width between blocks; `pick` is numpy's min or max."""
-    assert callable(pick)
     best = {space.trunk.stem_out: 0}
     for number, block in enumerate(space.blocks):
         following: dict[int, list[int]] = {}

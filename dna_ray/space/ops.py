@@ -1,6 +1,7 @@
 """The candidate operations of a layer: MBConv with kernel k and expansion e, written `k5e3`."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dna_ray.errors import UserError
@@ -31,3 +32,13 @@ class Op:
                 f"an op is written kKERNELeEXPANSION, such as k3e6, but '{text}' is given"
             )
         return cls(int(match[1]), int(match[2]))
+
+
+def parse_ops(names: Sequence[str], place: str) -> tuple[Op, ...]:
+    """Read several ops; errors begin with `place`. Raises TypeError for what is no text."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{place}: ops must be a list of texts")
+    try:
+        return tuple(map(Op.parse, names))
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None

@@ -9,8 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dna_ray.errors import UserError, nearest
-from dna_ray.space.ops import Op
+from dna_ray.errors import UserError, nearest, read_text
+from dna_ray.space.ops import Op, parse_ops
 
 ACTIVATIONS = ("silu", "relu", "relu6")
 
@@ -99,12 +99,7 @@ def builtin_names() -> list[str]:
 def load_space(name: str) -> Space:
     """A built-in space by name, or a user's own from a TOML file; raises UserError."""
     if name.endswith(".toml"):
-        file = Path(name)
-        if not file.is_file():
-            raise UserError(
-                f"a space file must exist, but there is none at '{name}'; check the path"
-            )
-        return parse_space(file.read_text(encoding="utf-8"), name)
+        return parse_space(read_text(Path(name), "a space file"), name)
     if name not in builtin_names():
         raise UserError(
             f"a space must be a built-in name or a .toml file, but '{name}' is neither; "
@@ -159,57 +154,63 @@ class _Table:
     def __init__(self, tree: Any, source: str) -> None:
         if not isinstance(tree, Mapping):
             raise UserError(f"{source} must be a table, but is {tree!r}")
-        self._tree, self._source, self._known = dict(tree), source, set[str]()
+        self._tree, self.source, self._known = dict(tree), source, set[str]()
 
     def take(self, name: str, kind: Any, default: Any = None) -> Any:
         self._known.add(name)
         if name not in self._tree:
             if default is None:
-                raise UserError(
-                    f"{self._source} must have the key '{name}', but has it not; add it"
-                )
+                raise UserError(f"{self.source} must have the key '{name}', but has it not; add it")
             return default
         value = self._tree[name]
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise UserError(f"{self._source}: '{name}' is of the wrong kind: {value!r}")
+            raise UserError(f"{self.source}: '{name}' is of the wrong kind: {value!r}")
         return value
+
+    def has(self, name: str) -> bool:
+        self._known.add(name)
+        return name in self._tree
 
     def positive(self, name: str, default: int | None = None) -> int:
         value = int(self.take(name, int, default))
         if value < 1:
-            raise UserError(f"{self._source}: '{name}' must be 1 or more, but is {value}")
+            raise UserError(f"{self.source}: '{name}' must be 1 or more, but is {value}")
         return value
 
     def finish(self) -> None:
         for name in self._tree:
             if name not in self._known:
                 raise UserError(
-                    f"{self._source} has the unknown key '{name}'; {nearest(name, self._known)}"
+                    f"{self.source} has the unknown key '{name}'; {nearest(name, self._known)}"
                 )
 
 
-def _ops(names: list[Any], source: str) -> tuple[Op, ...]:
-    ops = tuple(Op.parse(str(name)) for name in names)
+def _ops(names: list[Any], place: str) -> tuple[Op, ...]:
+    try:
+        ops = parse_ops(names, place)
+    except TypeError as error:
+        raise UserError(f"{error}, but are {names!r}") from None
     if not ops or len(set(ops)) != len(ops):
-        raise UserError(f"{source} must list one op or more, each once, but lists {names}")
+        raise UserError(f"{place} must list one op or more, each once, but lists {names}")
     return ops
 
 
 def _block(table: _Table, default_ops: tuple[Op, ...]) -> Block:
     stride = table.positive("stride")
     if stride not in (1, 2):
-        raise UserError(f"{table._source}: 'stride' must be 1 or 2, but is {stride}")
+        raise UserError(f"{table.source}: 'stride' must be 1 or 2, but is {stride}")
     cells = []
     for number, entry in enumerate(table.take("cells", list), 1):
-        cell = _Table(entry, f"{table._source}, cell {number}")
+        cell = _Table(entry, f"{table.source}, cell {number}")
         cells.append(Cell(layers=cell.positive("layers"), width=cell.positive("width")))
         cell.finish()
-    names = table.take("ops", list, [])
-    ops = _ops(names, f"{table._source}: ops") if names else default_ops
+    ops = default_ops
+    if table.has("ops"):
+        ops = _ops(table.take("ops", list), f"{table.source}: ops")
     table.finish()
     if not cells or len(set(cells)) != len(cells):
         raise UserError(
-            f"{table._source} must list one cell or more that differ in layers or width, "
+            f"{table.source} must list one cell or more that differ in layers or width, "
             f"but lists {[(c.layers, c.width) for c in cells]}"
         )
     return Block(stride=stride, ops=ops, cells=tuple(cells))

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +69,7 @@ def told(spec: NetworkSpec, resolution: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", ["mbconv6", "mbconv4", "demo"])
-@pytest.mark.parametrize(("resolution", "coefficient"), [(32, 0), (47, 1), (97, 0), (33, 3)])
+@pytest.mark.parametrize(("resolution", "coefficient"), [(32, 0), (47, 1), (97, 0)])
 def test_costs_are_those_that_torch_counts(name: str, resolution: int, coefficient: int) -> None:
     space = load_space(name)
     architecture = random_architecture(space, np.random.default_rng(resolution))
@@ -99,7 +98,7 @@ def test_module_costs_agree_with_the_costs_of_the_space(name: str, resolution: i
     assert module_costs(build_network(spec), resolution) == told(spec, resolution)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "test_vit"])
+@pytest.mark.parametrize("name", ["test_resnet", "convnext_atto", "test_vit"])
 def test_module_costs_of_timm_networks_are_those_of_torch(name: str) -> None:
     size = 160 if name == "test_vit" else 65
     spec = TimmSpec(name=name, classes=4, mean=PIXELS[0], std=PIXELS[1])
@@ -201,10 +200,13 @@ def derived(net: CellNet, block: int, path: tuple[Op, ...], network: nn.Module) 
 @pytest.mark.parametrize("block", [0, 1])
 def test_a_path_at_narrow_widths_is_the_derived_network(tiny: Space, block: int) -> None:
     torch.manual_seed(1)
-    for (first, before), (second, after) in product(
-        enumerate(tiny.blocks[0].cells), enumerate(tiny.blocks[1].cells)
-    ):
-        cell = (first, second)[block]
+    first, second = tiny.blocks[0].cells, tiny.blocks[1].cells
+    places = (
+        [(cell, (shape, second[0])) for cell, shape in enumerate(first)]
+        if block == 0
+        else [(cell, (before, shape)) for cell, shape in enumerate(second) for before in first[1:]]
+    )
+    for cell, (before, after) in places:
         widths = (before.width, (before, after)[block].width)
         net = build_cell(tiny, block, cell, *widths, *PIXELS)
         disturb(net)

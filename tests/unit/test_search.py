@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -59,31 +59,34 @@ class Everything:
         return np.column_stack((self.loss, self.costs[:, list(columns)]))
 
     def within(self, limits: dict[int, float]) -> np.ndarray:
-        return np.all([self.costs[:, c] <= limit for c, limit in limits.items()], axis=0)
+        mask: np.ndarray = np.all(
+            [self.costs[:, c] <= limit for c, limit in limits.items()], axis=0
+        )
+        return mask
 
 
 def everything(ratings: Ratings) -> Everything:
     """One architecture after another, each summed block by block in order."""
+    none = [0.0] * len(ratings.cost_names)
+    edges = {(e.block, e.input_width, e.cell, e.op): e.costs for e in ratings.edges}
+    assert len(edges) == len(ratings.edges)
+    tables = [
+        list(zip(b.cell, b.width.tolist(), b.ops, b.loss.tolist(), b.costs.tolist(), strict=True))
+        for b in ratings.blocks
+    ]
     rows, losses, costs = [], [], []
-    for taken in product(*(range(len(block.loss)) for block in ratings.blocks)):
-        loss, cost, width = 0.0, np.zeros(len(ratings.cost_names)), 0
-        for k, (block, row) in enumerate(zip(ratings.blocks, taken, strict=True)):
-            place = (k + 1, width, block.cell[row], block.ops[row].split(",")[0])
-            loss += float(block.loss[row])
-            cost += block.costs[row] + corrections(ratings, place)
-            width = int(block.width[row])
+    for taken in product(*(range(len(table)) for table in tables)):
+        loss, parts, before = 0.0, [ratings.fixed.tolist()], 0
+        for number, row in enumerate(taken, 1):
+            cell, width, ops, own_loss, own_costs = tables[number - 1][row]
+            loss += own_loss
+            parts += [own_costs, edges.get((number, before, cell, ops.split(",")[0]), none)]
+            before = width
+        parts.append(edges.get((len(taken) + 1, before, -1, ""), none))
         rows.append(taken)
         losses.append(loss)
-        costs.append(cost + ratings.fixed + corrections(ratings, (len(taken) + 1, width, -1, "")))
-    return Everything(rows, np.array(losses), np.array(costs))
-
-
-def corrections(ratings: Ratings, place: tuple[int, int, int, str]) -> np.ndarray:
-    total = np.zeros(len(ratings.cost_names))
-    for edge in ratings.edges:
-        if (edge.block, edge.input_width, edge.cell, edge.op) == place:
-            total += edge.costs
-    return total
+        costs.append([sum(column) for column in zip(*parts, strict=True)])
+    return Everything(rows, np.array(losses), np.array(costs).reshape(len(rows), -1))
 
 
 # Tables
@@ -114,7 +117,7 @@ losses = st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.7]) | st.floats(0, 10)
 
 @st.composite
 def tables(draw: st.DrawFn, least_costs: int = 0) -> Ratings:
-    """Up to four blocks of up to five paths with ties; cells that share or change their width."""
+    """Up to four blocks of up to four paths with ties; cells that share or change their width."""
     count = draw(st.integers(least_costs, 3))
 
     def costs(of: st.SearchStrategy[int]) -> tuple[float, ...]:
@@ -126,7 +129,7 @@ def tables(draw: st.DrawFn, least_costs: int = 0) -> Ratings:
     for number in range(1, draw(st.integers(1, 4)) + 1):
         widths = draw(st.lists(st.sampled_from([8, 16, 24]), min_size=1, max_size=3))
         rows = []
-        for row in range(draw(st.integers(1, 5))):
+        for row in range(draw(st.integers(1, 4))):
             cell = draw(st.integers(0, len(widths) - 1))
             ops = f"{draw(st.sampled_from(['k3e3', 'k5e3']))},k3e{row + 1}"
             rows.append((cell, widths[cell], ops, draw(losses), costs(small_costs)))
@@ -142,7 +145,7 @@ def tables(draw: st.DrawFn, least_costs: int = 0) -> Ratings:
 # nondominated
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 4), st.data())
 def test_nondominated_equals_all_pairs_with_ties(dimensions: int, data: st.DataObject) -> None:
     point = st.tuples(*[st.integers(0, 3)] * dimensions)
@@ -158,11 +161,20 @@ def simplex(rng: np.random.Generator, count: int, dimensions: int) -> np.ndarray
     return points
 
 
-LARGE = {
+def shadowed(rng: np.random.Generator, count: int, dimensions: int) -> np.ndarray:
+    """A front, and behind its last points others that hardly any but these dominate."""
+    points = simplex(rng, count, dimensions)
+    shadows = points[np.argsort(points[:, -1])[-500:]]
+    shadows[:, -1] += 3e5
+    return rng.permutation(np.concatenate((points, shadows)))
+
+
+LARGE: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
     "random": lambda rng, n, d: rng.random((n, d)),
     "ties": lambda rng, n, d: rng.integers(0, 12, (n, d)).astype(np.float64),
     "few values": lambda rng, n, d: rng.integers(0, 2, (n, d)).astype(np.float64),
     "front": simplex,
+    "shadows": shadowed,
     "duplicates": lambda rng, n, d: rng.permutation(np.repeat(simplex(rng, n // 2, d), 2, axis=0)),
     "one point": lambda rng, n, d: np.ones((n, d)),
     "spread": lambda rng, n, d: simplex(rng, n, d) + rng.integers(0, 3, (n, 1)) * 10.0**5,
@@ -177,8 +189,8 @@ def test_nondominated_equals_all_pairs_over_many_chunks(kind: str, dimensions: i
     found = nondominated(points).tolist()
     assert found == naive_nondominated(points)
     assert np.array_equal(points, before)
-    if kind == "front" and dimensions > 2:
-        assert len(found) == len(points) > 2048, "the instance must outgrow a chunk of kept points"
+    if kind in ("front", "shadows") and dimensions > 2:
+        assert len(found) >= 2600 > 2048, "the instance must outgrow a chunk of kept points"
 
 
 # pareto_front
@@ -260,7 +272,7 @@ def rows_of(ratings: Ratings, selection: Selection) -> tuple[int, ...]:
     return tuple(rows)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(tables(), st.data())
 def test_select_finds_the_optimum_or_says_what_could_be_met(
     ratings: Ratings, data: st.DataObject
@@ -369,7 +381,8 @@ def test_a_limit_on_an_unknown_cost_names_the_known_ones() -> None:
 
 
 def test_a_table_without_costs_is_searched_by_loss_alone() -> None:
-    rows = [(0, 0, f"k3e{i}", loss, []) for i, loss in enumerate((0.5, 0.25, 0.25), 1)]
+    no_costs: list[float] = []
+    rows = [(0, 0, f"k3e{i}", loss, no_costs) for i, loss in enumerate((0.5, 0.25, 0.25), 1)]
     selection = select(Ratings((block_of(rows),) * 2, (), np.zeros(0)), {})
     assert (selection.loss, selection.costs, selection.candidates) == (0.5, {}, 9)
     with pytest.raises(UserError, match=r"\(none\).*'macs'"):
@@ -398,7 +411,7 @@ def through_parquet(ratings: Ratings) -> Ratings:
     return read_ratings(pa.BufferReader(sink.getvalue()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tables(least_costs=1))
 def test_a_table_comes_back_from_parquet_as_it_was(ratings: Ratings) -> None:
     assert_same(through_parquet(ratings), ratings)
@@ -438,22 +451,23 @@ def test_the_file_has_the_columns_and_the_metadata_of_the_contract(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("name", "resolution"), [("demo", 96), ("demo", 97), ("mbconv6", 224)])
-@pytest.mark.parametrize("names", [("macs",), ("params", "macs")])
-def test_costs_of_the_front_are_those_of_the_networks(
-    name: str, resolution: int, names: tuple[str, ...]
-) -> None:
+def test_costs_of_the_front_are_those_of_the_networks(name: str, resolution: int) -> None:
     space, rng = load_space(name), np.random.default_rng(resolution)
     losses = [[rng.random(b.count(c)) for c in range(len(b.cells))] for b in space.blocks]
     ratings = ratings_of(space, cost_table(space, resolution, 5), losses, {})
-    front = pareto_front(ratings, names)
-    assert len(front) > 5
-    for i in range(len(front)):
+    front = pareto_front(ratings, ("params", "macs"))
+    assert len(front) > 30
+    for i in rng.permutation(len(front))[:100]:
         architecture = front.architecture(i)
         total = network_costs(network_spec(space, architecture, 5), resolution).total
         assert front.costs[i].tolist() == [total.params, total.macs]
         loss = 0.0
-        for k, cell in enumerate(architecture.cells(space)):
-            place = list(space.blocks[k].paths(cell)).index(architecture.blocks[k].ops)
+        for k, (block, cell) in enumerate(
+            zip(space.blocks, architecture.cells(space), strict=True)
+        ):
+            place = 0
+            for op in architecture.blocks[k].ops:
+                place = place * len(block.ops) + block.ops.index(op)
             loss += losses[k][cell][place]
         assert front.loss[i] == loss
 

@@ -34,7 +34,7 @@ from dna_ray.space import (
 from dna_ray.space.scaling import COMPOUND
 from dna_ray.space.spaces import parse_space
 
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=40, deadline=None)
 
 ops = st.builds(Op, st.integers(0, 5).map(lambda half: 2 * half + 1), st.integers(1, 9))
 choices = st.builds(

@@ -1,7 +1,7 @@
 """Teachers: their features against networks taken apart by hand, and how they are loaded."""
 
 from functools import cache
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ def random_teacher(name: str) -> TrainedModel:
     return trained(spec, module)
 
 
+def random_transformer(name: str) -> TrainedModel:
+    spec = TimmSpec(name=name, classes=5, mean=MEAN, std=STD)
+    return trained(spec, build_model(spec))
+
+
 def by_hand(model: TrainedModel, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Every stage's output of a timm network by the name of its module, and the logits."""
     net: Any = model.build().model
@@ -72,8 +77,9 @@ def by_hand(model: TrainedModel, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     return outputs, net.forward_head(x)
 
 
-@pytest.mark.parametrize("size", [64, 96])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "size"), [*((name, 64) for name in NAMES), (NAMES[0], 96), (NAMES[3], 96)]
+)
 @torch.inference_mode()
 def test_features_are_those_of_the_network_taken_apart(name: str, size: int) -> None:
     model, x = random_teacher(name), pictures(2, size)
@@ -112,9 +118,9 @@ def student_sizes(reductions: tuple[int, ...], resolution: int) -> tuple[int, ..
     return tuple(sizes)
 
 
-@pytest.mark.parametrize("resolution", [64, 72, 96, 100])
+@pytest.mark.parametrize("resolution", [64, 72, 100])
 @pytest.mark.parametrize("reductions", [DEMO, (4, 8)])
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto"])
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "test_resnet", "test_convnext"])
 def test_features_are_as_large_as_the_students_or_refused(
     name: str, reductions: tuple[int, ...], resolution: int
 ) -> None:
@@ -139,9 +145,9 @@ def test_a_teacher_is_cut_at_resolutions_that_32_does_not_divide(resolution: int
     ("name", "reductions"),
     [
         ("convnext_atto", (2, 4, 8)),  # its stem goes to 1/4 at once
-        ("resnet18", (4, 8, 16, 16, 32, 32)),
-        ("efficientnet_b0", (4, 4, 8)),
-        ("resnet18", (4, 8, 16, 32, 64)),
+        ("test_resnet", (4, 8, 16, 16, 32, 32)),
+        ("mobilenetv3_small_050", (4, 4, 8)),
+        ("mobilenetv3_small_050", (4, 8, 16, 32, 64)),
     ],
 )
 def test_a_teacher_with_too_few_stages_is_refused(name: str, reductions: tuple[int, ...]) -> None:
@@ -149,15 +155,11 @@ def test_a_teacher_with_too_few_stages_is_refused(name: str, reductions: tuple[i
         cut_teacher(random_teacher(name), reductions, 64)
 
 
-@pytest.mark.parametrize("resolution", [160, 96])
-def test_a_teacher_without_feature_maps_is_refused(resolution: int) -> None:
-    """A transformer has tokens; and test_vit reads pictures of 160 pixels alone."""
-    model = TrainedModel(
-        spec := TimmSpec(name="test_vit", classes=5, mean=MEAN, std=STD),
-        build_model(spec).state_dict(),
-    )
+@pytest.mark.parametrize(("name", "size"), [("test_vit", 160), ("vit_tiny_patch16_224", 96)])
+def test_a_teacher_without_feature_maps_is_refused(name: str, size: int) -> None:
+    """Transformers have tokens; and many read pictures of one size alone."""
     with pytest.raises(UserError):
-        cut_teacher(model, DEMO, resolution)
+        cut_teacher(random_transformer(name), DEMO, size)
 
 
 @torch.inference_mode()
@@ -202,11 +204,10 @@ def lite0() -> TrainedModel:
 
 
 def test_lite0_names_photographs(lite0: TrainedModel) -> None:
-    files = sorted(
-        file
-        for file in (Path(str(resources.files("foolbox"))) / "data").iterdir()
-        if file.name.startswith("imagenet_")
-    )
+    package = find_spec("foolbox")
+    assert package is not None
+    assert package.origin is not None
+    files = sorted((Path(package.origin).parent / "data").glob("imagenet_*.jpg"))
     crops, labels = [], []
     for file in files:
         with Image.open(file) as image:

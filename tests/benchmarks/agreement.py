@@ -1,0 +1,173 @@
+"""Does a rating agree with itself? Kendall's tau over the paths of each block.
+
+Between two seeds (windows, weights, paths and rating pictures all drawn anew), and between two
+halves of the held-out pictures with the same cells; beside them tau with multiply-adds. Recipes are
+given as `KEY=VALUE,...`; each is measured under the same adapted teacher. Two processes, one thread
+each.
+"""
+
+import argparse
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from dna_ray.config import job_from_tree, put, setting
+from dna_ray.data import load_pictures
+from dna_ray.network.model import TrainedModel, load_model, save_model, with_classes
+from dna_ray.retrain import PictureSet, Recipe
+from dna_ray.space import cost_table, load_space
+from dna_ray.teacher import cut_teacher, load_teacher
+from tests import plain
+from tests.benchmarks.report import publish, table
+
+SEEDS = (0, 1)
+
+
+def _job(recipe: str, seed: int) -> Any:
+    tree: dict[str, Any] = {"seed": seed}
+    for text in filter(None, recipe.split(",")):
+        put(tree, *setting(text))
+    return job_from_tree(tree)
+
+
+def _teacher(resolution: int, folder: Path) -> TrainedModel:
+    """lite0 fitted to the labels as `dna-ray search` does it with seed 0, kept in `folder`."""
+    file = folder / f"teacher-{resolution}.safetensors"
+    if not file.exists():
+        job = _job("", 0)
+        windows = plain.make_windows(load_pictures("solar"), job, resolution)
+        data = PictureSet(windows.pictures["train"], windows.labels["train"], None)
+        recipe = Recipe(
+            passes=job.adapt.passes,
+            batch=job.retrain.batch,
+            shards=job.retrain.shards,
+            learning_rate=job.adapt.learning_rate,
+            weight_decay=job.adapt.weight_decay,
+            label_weight=job.retrain.label_weight,
+        )
+        start = with_classes(load_teacher("lite0"), 2)
+        file.write_bytes(save_model(plain.train(start, data, recipe, (0, "adapt"))))
+    return load_model(file)
+
+
+def _features(recipe: str, seed: int, folder: Path) -> tuple[list[Any], list[Any]]:
+    job = _job(recipe, seed)
+    space = load_space(job.space)
+    resolution = job.resolution or space.resolution
+    teacher = _teacher(resolution, folder)
+    cut = cut_teacher(teacher, space.reductions, resolution)
+    windows = plain.make_windows(load_pictures("solar"), job, resolution)
+    sizes = np.cumsum([len(w) for w in windows.pictures["train"]])
+    count = 1 + int(np.searchsorted(sizes, job.features.images))
+    taught = plain.teach(teacher, cut, windows.pictures["train"][:count])
+    held_out = plain.teach(teacher, cut, windows.pictures["rating"])
+    return [f for f, _ in taught], [f for f, _ in held_out]
+
+
+_cache: dict[tuple[str, int], Any] = {}
+
+
+def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
+    """Train and rate one cell of one recipe and seed."""
+    recipe, seed, where, folder = task
+    plain.one_thread()
+    job = _job(recipe, seed)
+    space = load_space(job.space)
+    resolution = job.resolution or space.resolution
+    teacher = _teacher(resolution, Path(folder))
+    cut = cut_teacher(teacher, space.reductions, resolution)
+    if (recipe, seed) not in _cache:
+        _cache.clear()
+        _cache[recipe, seed] = _features(recipe, seed, Path(folder))
+    windows, held_out = _cache[recipe, seed]
+    pixels = (teacher.spec.mean, teacher.spec.std)
+    start = time.perf_counter()
+    trainer = plain.distill(space, cut, pixels, windows, job, where)
+    trained_at = time.perf_counter()
+    first, images = job.rate.recalibration, job.rate.images
+    ops = space.blocks[where[0]].ops
+    losses = []
+    for rows in (
+        slice(first, first + images),
+        slice(first, first + images // 2),
+        slice(first + images // 2, first + images),
+    ):
+        data = plain.rating_set(held_out, where[0], first, rows)
+        losses.append(plain.rate(trainer.net, ops, data))
+        if len(losses) == 1:
+            rated_at = time.perf_counter()
+    return {
+        "losses": losses,
+        "distill": trained_at - start,
+        "rate": rated_at - trained_at,
+    }
+
+
+def main() -> None:
+    """Measure the recipes named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipes", nargs="*", default=[""], help="KEY=VALUE,... each")
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/dna-ray-agreement"))
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    for recipe in arguments.recipes:
+        job = _job(recipe, 0)
+        _teacher(job.resolution or load_space(job.space).resolution, arguments.folder)
+    rows = []
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for recipe in arguments.recipes:
+            space = load_space(_job(recipe, 0).space)
+            where = list(plain.cells(space))
+            tasks = [(recipe, seed, w, str(arguments.folder)) for seed in SEEDS for w in where]
+            results = pool.map(_measure, tasks, chunksize=len(where))
+            rows += _rows(recipe, dict(zip([t[1:3] for t in tasks], results, strict=True)))
+            print(table(HEADER, rows), flush=True)
+    publish(
+        "agreement",
+        "Agreement of the rating with itself",
+        table(HEADER, rows),
+        write=arguments.write,
+    )
+
+
+HEADER = (
+    "recipe", "block", "two seeds", "two held-out halves", "with multiply-adds",
+    "distill, core s", "rate, core s",
+)  # fmt: skip
+
+
+def _rows(recipe: str, results: dict[tuple[int, tuple[int, int]], Any]) -> list[list[str]]:
+    space = load_space(_job(recipe, 0).space)
+    costs = cost_table(space, _job(recipe, 0).resolution or space.resolution, 2)
+    rows = []
+    for b, block in enumerate(space.blocks):
+        cells = range(len(block.cells))
+
+        def joined(seed: int, part: int, b: int = b, cells: range = cells) -> np.ndarray:
+            return np.concatenate([results[seed, (b, c)]["losses"][part] for c in cells])
+
+        macs = np.concatenate([costs.paths[b][c][0][:, 1] for c in cells])
+        taus = (
+            kendalltau(joined(0, 0), joined(1, 0))[0],
+            np.mean([kendalltau(joined(s, 1), joined(s, 2))[0] for s in SEEDS]),
+            np.mean([kendalltau(-joined(s, 0), macs)[0] for s in SEEDS]),
+        )
+        seconds = [
+            np.mean([sum(results[s, (b, c)][stage] for c in cells) for s in SEEDS])
+            for stage in ("distill", "rate")
+        ]
+        rows.append(
+            [recipe or "defaults", str(b + 1)]
+            + [f"{tau:.2f}" for tau in taus]
+            + [f"{value:.1f}" for value in seconds]
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()

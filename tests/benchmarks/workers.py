@@ -1,0 +1,80 @@
+"""Distilling and rating the demo space with two workers against one, in turn, on one machine.
+
+The seconds are those of the whole stage as `dna-ray search` counts them, Ray Train's start-up
+included. The answers must be equal, to the last bit.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dna_ray.config import Job
+from dna_ray.data import load_pictures
+from dna_ray.progress import Silent
+from dna_ray.remote.distill import distill
+from dna_ray.remote.features import make_windows, teach
+from dna_ray.remote.rating import rate
+from dna_ray.remote.session import session
+from dna_ray.space import load_space
+from dna_ray.teacher import cut_teacher, load_teacher
+from tests.benchmarks.report import publish, table
+
+
+def measure(workers: int) -> tuple[float, float, list[list[np.ndarray]]]:
+    """Seconds of distilling and of rating with so many workers, and the losses."""
+    job, space, pictures = Job(), load_space("demo"), load_pictures("solar")
+    teacher = load_teacher("lite0")
+    cut = cut_teacher(teacher, space.reductions, space.resolution)
+    pixels = (teacher.spec.mean, teacher.spec.std)
+    with session(Silent(), workers=workers) as ray_session, tempfile.TemporaryDirectory() as folder:
+        windows = make_windows(ray_session, pictures, job, space.resolution)
+        count = -(-job.features.images // job.features.window)
+        train = teach(ray_session, teacher, cut, windows["train"][:count])
+        held_out = teach(ray_session, teacher, cut, windows["rating"])
+        start = time.perf_counter()
+        cells, _ = distill(
+            ray_session,
+            space,
+            cut,
+            pixels,
+            train,
+            job.distill,
+            space.resolution,
+            (0, 1),
+            Path(folder),
+        )
+        distilled = time.perf_counter()
+        losses = rate(ray_session, space, cut, pixels, cells, held_out, job.rate, space.resolution)
+        return distilled - start, time.perf_counter() - distilled, losses
+
+
+def main() -> None:
+    """Measure one and two workers in turn, and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    rows = []
+    for repeat in range(1, arguments.repeats + 1):
+        one, two = measure(1), measure(2)
+        same = all(
+            np.array_equal(a, b)
+            for block_a, block_b in zip(one[2], two[2], strict=True)
+            for a, b in zip(block_a, block_b, strict=True)
+        )
+        for stage, index in (("distill", 0), ("rate", 1)):
+            seconds = (float(one[index]), float(two[index]))  # type: ignore[arg-type]
+            ratio = f"{seconds[0] / seconds[1]:.2f}"
+            rows.append(
+                [repeat, stage, *(f"{s:.1f}" for s in seconds), ratio, "yes" if same else "NO"]
+            )
+            print(rows[-1], flush=True)
+    header = ["run", "stage", "one worker, s", "two workers, s", "ratio", "same ratings"]
+    publish("workers", "Two workers against one", table(header, rows), write=arguments.write)
+
+
+if __name__ == "__main__":
+    main()

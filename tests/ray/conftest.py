@@ -1,0 +1,26 @@
+"""One local Ray session for the tests of a module, and a small task to search on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dna_ray.progress import Silent
+from dna_ray.remote.session import Session, session
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def task_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `pictures/` and `tiny.toml`."""
+    folder = tmp_path_factory.mktemp("task")
+    tiny.draw_pictures(folder / "pictures")
+    (folder / "tiny.toml").write_text(tiny.SPACE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Session]:
+    """Ray on this machine with two workers."""
+    with session(Silent(), workers=2) as started:
+        yield started

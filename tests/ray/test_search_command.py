@@ -1,0 +1,186 @@
+"""The main job whole and small, through a real Ray cluster, from the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from dna_ray.search import read_ratings, select
+from dna_ray.space import Architecture, load_space, network_costs, network_spec, scale
+from dna_ray.space.costs import cost_table
+from tests import tiny
+
+COMMAND = Path(sys.executable).with_name("dna-ray")
+GENERATIONS = 2
+
+
+def run_search(*arguments: str | Path) -> dict[str, Any]:
+    """Run the command; its JSON."""
+    done = subprocess.run(
+        [COMMAND, "search", "--json", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    tree: dict[str, Any] = json.loads(done.stdout)
+    return tree
+
+
+def arguments(task: Path, out: Path, workers: int) -> list[str | Path]:
+    settings = [part for text in tiny.SETTINGS for part in ("--set", text)]
+    return [
+        *("--data", task / "pictures", "--space", task / "tiny.toml", "--out", out),
+        *("--generations", str(GENERATIONS), "--workers", str(workers), "--seed", "3", *settings),
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(task_files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A whole search with two workers."""
+    before = {p.pid for p in psutil.process_iter()}
+    tree = run_search(*arguments(task_files, tmp_path_factory.mktemp("runs") / "two", 2))
+    started = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
+    left = [p.info["cmdline"] for p in started if "ray" in " ".join(p.info["cmdline"] or ())]
+    assert left == []
+    return tree
+
+
+def folder(tree: dict[str, Any], generation: int) -> Path:
+    return Path(tree["run"]) / f"generation-{generation}"
+
+
+def test_json_follows_the_contract(finished: dict[str, Any]) -> None:
+    assert [g["generation"] for g in finished["generations"]] == [1, 2]
+    for result in finished["generations"]:
+        assert result["proven_optimal"] is True
+        assert {"teacher", "architecture", "loss", "costs", "limits", "metrics"} <= set(result)
+        stages = {"features", "distill", "rate", "search", "tune", "retrain"}
+        assert all(result["seconds"][stage] > 0 for stage in stages)
+        for role in ("teacher", "found"):
+            assert 0 <= result["metrics"][role]["auroc"] <= 1
+            assert 0 <= result["metrics"][role]["balanced_accuracy"] <= 1
+
+
+def test_ratings_cover_every_path_once(finished: dict[str, Any], task_files: Path) -> None:
+    space = load_space(str(task_files / "tiny.toml"))
+    for generation in (1, 2):
+        ratings = read_ratings(folder(finished, generation) / "ratings.parquet")
+        for block, paths in zip(space.blocks, ratings.blocks, strict=True):
+            rows = list(zip(paths.cell.tolist(), paths.ops, strict=True))
+            assert len(set(rows)) == len(rows) == sum(block.count(c) for c in range(2))
+            assert np.isfinite(paths.loss).all()
+            assert (paths.loss > 0).all()
+
+
+def test_the_architecture_is_the_best_within_the_limit(
+    finished: dict[str, Any], task_files: Path
+) -> None:
+    space = load_space(str(task_files / "tiny.toml"))
+    for result in finished["generations"]:
+        path = folder(finished, result["generation"])
+        ratings = read_ratings(path / "ratings.parquet")
+        best = select(ratings, result["limits"])
+        assert str(best.architecture) == result["architecture"]
+        assert best.loss == result["loss"]
+        spec = network_spec(space, best.architecture, classes=2)
+        costs = network_costs(spec, space.resolution).total
+        assert result["costs"] == {"params": costs.params, "macs": costs.macs}
+        assert result["costs"]["macs"] <= result["limits"]["macs"]
+        tree = json.loads((path / "architecture.json").read_text())
+        assert str(Architecture.from_json(tree, "record")) == result["architecture"]
+
+
+def test_networks_have_the_size_of_their_architecture(
+    finished: dict[str, Any], task_files: Path
+) -> None:
+    space = load_space(str(task_files / "tiny.toml"))
+    first, last = finished["generations"]
+    spec = network_spec(space, Architecture.parse(first["architecture"]), classes=2)
+    for record, expected in (("model", spec), ("scaled", scale(spec, 1))):
+        state = load_file(folder(finished, 1) / f"{record}.safetensors")
+        weights = sum(v.size for k, v in state.items() if "running" not in k and "num_b" not in k)
+        assert weights == network_costs(expected, 32).total.params
+    assert last["metrics"]["teacher"] == first["metrics"]["next_teacher"]
+    assert not (folder(finished, 2) / "scaled.safetensors").exists()
+
+
+def test_the_default_limit_is_half_way(finished: dict[str, Any], task_files: Path) -> None:
+    space = load_space(str(task_files / "tiny.toml"))
+    table = cost_table(space, space.resolution, classes=2)
+    from itertools import product
+
+    totals = []
+    for cells in product(range(2), repeat=2):
+        width = [space.blocks[b].cells[c].width for b, c in enumerate(cells)]
+        inputs = [0, space.input_widths(1).index(width[0])]
+        lasts = [cell.width for cell in space.blocks[1].cells]
+        for rows in product(
+            *(
+                table.paths[b][c][w][:, 1]
+                for b, (c, w) in enumerate(zip(cells, inputs, strict=True))
+            )
+        ):
+            totals.append(sum(rows) + table.fixed[lasts.index(width[1])][1])
+    expected = (min(totals) + max(totals)) // 2
+    assert finished["generations"][0]["limits"] == {"macs": float(expected)}
+
+
+def test_metrics_hold_a_loss_for_every_cell_and_epoch(finished: dict[str, Any]) -> None:
+    rows = [
+        json.loads(line)
+        for line in (folder(finished, 1) / "metrics.jsonl").read_text().splitlines()
+    ]
+    cells = {(r["block"], r["cell"], r["epoch"]) for r in rows if r["stage"] == "distill"}
+    assert cells == {(b, c, e) for b in (1, 2) for c in (0, 1) for e in (1, 2)}
+    networks = {r["network"] for r in rows if r["stage"] == "train"}
+    assert networks == {"teacher", "found", "scaled"}
+
+
+def test_one_worker_gives_the_same(
+    finished: dict[str, Any], task_files: Path, tmp_path: Path
+) -> None:
+    other = run_search(*arguments(task_files, tmp_path / "one", 1))
+    for generation in range(1, GENERATIONS + 1):
+        assert same_records(finished, other, generation)
+
+
+def test_resume_makes_only_what_is_missing_and_the_same(
+    finished: dict[str, Any], tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished["run"], copy)
+    kept = copy / "generation-2" / "ratings.parquet"
+    stamp = kept.stat().st_mtime_ns
+    (copy / "generation-2" / "model.safetensors").unlink()
+    damaged = copy / "generation-2" / "tune.json"
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    other = run_search("--resume", copy)
+    assert kept.stat().st_mtime_ns == stamp
+    for generation in range(1, GENERATIONS + 1):
+        assert same_records(finished, other, generation)
+
+
+def same_records(one: dict[str, Any], other: dict[str, Any], generation: int) -> bool:
+    """Whether two runs have the same bytes in every record of a generation."""
+    names = ["ratings.parquet", "front.parquet", "architecture.json", "tune.json"]
+    names += ["cells.safetensors", "model.safetensors"]
+    names += ["scaled.safetensors"] if generation < GENERATIONS else []
+    different = [
+        name
+        for name in names
+        if (folder(one, generation) / name).read_bytes()
+        != (folder(other, generation) / name).read_bytes()
+    ]
+    assert different == []
+    a, b = (tree["generations"][generation - 1] for tree in (one, other))
+    return all(a[key] == b[key] for key in a if key != "seconds")

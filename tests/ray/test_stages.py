@@ -1,0 +1,207 @@
+"""Every remote stage gives what the same functions give in plain Python; a killed worker, too."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+
+from dna_ray.config import Job, job_from_tree, put, setting
+from dna_ray.data import Pictures, load_pictures
+from dna_ray.network.model import TrainedModel, build_model, trained
+from dna_ray.remote.distill import distill, plan_ranks
+from dna_ray.remote.features import Windows, make_windows, predict, teach
+from dna_ray.remote.rating import rate
+from dna_ray.remote.retrain import PictureRefs, Task, retrain
+from dna_ray.remote.session import Session
+from dna_ray.retrain import PictureSet, Recipe, logits_of
+from dna_ray.space import Architecture, Space, load_space, network_spec
+from dna_ray.teacher import Cut, cut_teacher
+from tests import plain, tiny
+
+RESOLUTION = 32
+PIXELS = ((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.fixture(scope="module")
+def job(task_files: Path) -> Job:
+    tree: dict[str, Any] = {"seed": 5, "space": str(task_files / "tiny.toml")}
+    for text in tiny.SETTINGS:
+        put(tree, *setting(text))
+    return job_from_tree(tree)
+
+
+@pytest.fixture(scope="module")
+def pictures(task_files: Path) -> Pictures:
+    return load_pictures(str(task_files / "pictures"))
+
+
+@pytest.fixture(scope="module")
+def space(job: Job) -> Space:
+    return load_space(job.space)
+
+
+@pytest.fixture(scope="module")
+def teacher(space: Space) -> TrainedModel:
+    architecture = Architecture.parse("8:k3e2/16:k3e2")
+    torch.manual_seed(0)
+    spec = network_spec(space, architecture, classes=2)
+    module = build_model(spec).train()
+    for _ in range(20):  # running statistics that mean something
+        module(torch.randint(0, 256, (8, 3, RESOLUTION, RESOLUTION)))
+    return trained(spec, module)
+
+
+@pytest.fixture(scope="module")
+def cut(teacher: TrainedModel, space: Space) -> Cut:
+    return cut_teacher(teacher, space.reductions, RESOLUTION)
+
+
+@pytest.fixture(scope="module")
+def windows(local: Session, pictures: Pictures, job: Job) -> Windows:
+    return make_windows(local, pictures, job, RESOLUTION)
+
+
+@pytest.fixture(scope="module")
+def pure_windows(pictures: Pictures, job: Job) -> plain.Windows:
+    return plain.make_windows(pictures, job, RESOLUTION)
+
+
+@pytest.fixture(scope="module")
+def pure_cells(
+    space: Space, cut: Cut, teacher: TrainedModel, pure_windows: plain.Windows, job: Job
+) -> dict[tuple[int, int], dict[str, torch.Tensor]]:
+    taught = plain.teach(teacher, cut, pure_windows.pictures["train"])
+    boundaries = [features for features, _ in taught]
+    return {
+        where: plain.distill(space, cut, PIXELS, boundaries, job, where).net.state_dict()
+        for where in plain.cells(space)
+    }
+
+
+def equal_states(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_windows(windows: Windows, pure_windows: plain.Windows) -> None:
+    for split in ("train", "rating", "test"):
+        drawn = ray.get([w.pictures for w in windows[split]])
+        assert [w.size for w in windows[split]] == list(map(len, drawn))
+        expected = pure_windows.pictures[split]
+        assert len(drawn) == len(expected)
+        assert all(np.array_equal(a, b) for a, b in zip(drawn, expected, strict=True))
+        labels = np.concatenate([w.labels for w in windows[split] if w.labels is not None])
+        assert np.array_equal(labels, pure_windows.labels[split])
+
+
+def test_features(
+    local: Session, windows: Windows, pure_windows: plain.Windows, teacher: TrainedModel, cut: Cut
+) -> None:
+    taught = teach(local, teacher, cut, windows["train"])
+    expected = plain.teach(teacher, cut, pure_windows.pictures["train"])
+    for window, (features, logits) in zip(taught, expected, strict=True):
+        for ref, feature in zip(window.boundaries, features, strict=True):
+            assert np.array_equal(ray.get(ref), feature)
+        assert np.array_equal(ray.get(window.logits), logits)
+    alone = ray.get(predict(local, teacher, windows["test"]))
+    expected_alone = logits_of(teacher.build(), pure_windows.pictures["test"])
+    assert np.array_equal(np.concatenate(alone), expected_alone)
+
+
+def test_distill_with_a_worker_killed(
+    local: Session,
+    windows: Windows,
+    space: Space,
+    teacher: TrainedModel,
+    cut: Cut,
+    job: Job,
+    pure_cells: dict[tuple[int, int], dict[str, torch.Tensor]],
+    tmp_path: Path,
+) -> None:
+    """One of the two ranks is killed in the middle; the cells end up as if nothing had happened."""
+    taught = teach(local, teacher, cut, windows["train"])
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            for process in psutil.process_iter(["cmdline"]):
+                if "RayTrainWorker" in " ".join(process.info["cmdline"] or ()):
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    weights, rows = distill(
+        local, space, cut, PIXELS, taught, job.distill, RESOLUTION, (job.seed, 1), tmp_path
+    )
+    thread.join()
+    assert killed
+    assert weights.keys() == pure_cells.keys()
+    assert all(equal_states(weights[where], pure_cells[where]) for where in weights)
+    assert len(rows) == len(weights) * job.distill.epochs
+
+
+def test_rate(
+    local: Session,
+    windows: Windows,
+    pure_windows: plain.Windows,
+    space: Space,
+    teacher: TrainedModel,
+    cut: Cut,
+    job: Job,
+    pure_cells: dict[tuple[int, int], dict[str, torch.Tensor]],
+) -> None:
+    taught = teach(local, teacher, cut, windows["rating"])
+    losses = rate(local, space, cut, PIXELS, pure_cells, taught, job.rate, RESOLUTION)
+    held_out = [f for f, _ in plain.teach(teacher, cut, pure_windows.pictures["rating"])]
+    for block, cell in plain.cells(space):
+        first = job.rate.recalibration
+        data = plain.rating_set(held_out, block, first, slice(first, first + job.rate.images))
+        expected = plain.rate_state(
+            space, cut, PIXELS, (block, cell), pure_cells[block, cell], data
+        )
+        assert losses[block][cell].tolist() == expected
+
+
+def test_retrain(
+    local: Session,
+    windows: Windows,
+    pure_windows: plain.Windows,
+    teacher: TrainedModel,
+    job: Job,
+    tmp_path: Path,
+) -> None:
+    """Two networks in one run on two ranks, each equal to training it alone."""
+    recipe = Recipe(
+        passes=2, batch=12, shards=2, learning_rate=0.01, weight_decay=0.01, label_weight=0.5
+    )
+    logits = predict(local, teacher, windows["train"])
+    data = PictureRefs(windows["train"], tuple(logits))
+    tasks = [Task(name, teacher, recipe, (0, name)) for name in ("one", "two")]
+    models, rows = retrain(local, "train", "train-two", tasks, data, tmp_path)
+    soft = plain.soft(teacher, pure_windows.pictures["train"])
+    pure = PictureSet(pure_windows.pictures["train"], pure_windows.labels["train"], soft)
+    for task, model in zip(tasks, models, strict=True):
+        assert equal_states(model.state, plain.train(teacher, pure, recipe, task.stream).state)
+    assert [(r["network"], r["pass"]) for r in rows] == [
+        (name, number) for name in ("one", "two") for number in (1, 2)
+    ]
+
+
+def test_a_plan_gives_every_cell_to_one_rank() -> None:
+    work = {(b, c): float(1 + b * 3 + c) for b in range(4) for c in range(3)}
+    for ranks in (1, 2, 5, 12):
+        plan = plan_ranks(work, ranks)
+        assert sorted(where for cells in plan for where in cells) == sorted(work)
+        loads = [sum(work[where] for where in cells) for cells in plan]
+        assert max(loads) <= max(max(work.values()), 4 / 3 * sum(work.values()) / ranks)
