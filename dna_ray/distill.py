@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from dna_ray.config import Distill
+from dna_ray.data.windows import minibatch
 from dna_ray.errors import UserError
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.randomness import generator, key
@@ -21,11 +21,6 @@ from dna_ray.space import Op, Space
 from dna_ray.teacher import Cut
 
 Array = np.ndarray
-
-
-def minibatch(window: Array, rows: Array, device: torch.device | str = "cpu") -> Tensor:
-    """Rows of a window (N, H, W, C) as (B, C, H, W) in channels-last memory; the only copy."""
-    return torch.from_numpy(window[rows]).permute(0, 3, 1, 2).to(device, non_blocking=True)
 
 
 class PathSampler:

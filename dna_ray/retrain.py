@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from dna_ray.data.windows import minibatch
 from dna_ray.errors import UserError
 from dna_ray.randomness import generator
 
@@ -101,7 +102,10 @@ class Trainer:
             )
         self._steps = recipe.passes * (len(data) // self._batch)
         self._parameters = list(module.parameters())
-        self._buffers = [b for b in module.buffers() if b.is_floating_point() and b.numel() > 0]
+        # What is not in the state, the scaling of pixels, is no statistic.
+        state = module.state_dict()
+        self._buffers = [b for name, b in module.named_buffers() if name in state]
+        self._statistics = [b for b in self._buffers if b.is_floating_point()]
         # Biases and batch-norm weights are not decayed, as is usual.
         decayed = [p for p in self._parameters if p.dim() > 1]
         others = [p for p in self._parameters if p.dim() <= 1]
@@ -144,7 +148,7 @@ class Trainer:
         ):
             parameter.grad = part.view_as(parameter)
         with torch.no_grad():
-            vector_to_parameters(mean[count:-1], self._buffers)
+            vector_to_parameters(mean[count:-1], self._statistics)
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.step()
@@ -164,7 +168,7 @@ class Trainer:
             for p in self._parameters
         ]
         return torch.cat(
-            [*gradients, parameters_to_vector(self._buffers), loss.detach().reshape(1)]
+            [*gradients, parameters_to_vector(self._statistics), loss.detach().reshape(1)]
         )
 
     def _learning_rate(self) -> float:
@@ -201,7 +205,7 @@ def logits_of(module: nn.Module, windows: Sequence[Array]) -> Array:
     module.eval()
     parts = []
     for window in windows:
-        pixels = torch.from_numpy(window).permute(0, 3, 1, 2)
+        pixels = minibatch(window, np.arange(len(window)))
         parts += [module(chunk).numpy() for chunk in pixels.split(_EVALUATION_BATCH)]
     return np.concatenate(parts)
 

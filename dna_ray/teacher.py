@@ -76,16 +76,16 @@ def cut_teacher(model: TrainedModel, reductions: Sequence[int], resolution: int)
     shapes = _stage_shapes(model, resolution)
     stages: dict[int, list[str]] = defaultdict(list)
     for name, (_, size) in shapes.items():
-        stages[round(resolution / size)].append(name)
+        stages[size].append(name)
+    sizes = [-(-resolution // reduction) for reduction in reductions]
     modules: list[str] = []
-    for reduction in dict.fromkeys(reductions):
-        needed = list(reductions).count(reduction)
-        have = stages.get(reduction, [])
+    for size in dict.fromkeys(sizes):
+        needed, have = sizes.count(size), stages.get(size, [])
         if len(have) < needed:
             raise UserError(
-                f"a teacher must have a stage for every block, but at 1/{reduction} of the picture "
+                f"a teacher must have a stage for every block, but of features of {size} x {size} "
                 f"the space has {needed} and the teacher {len(have)}; choose a space of fewer "
-                "blocks or another teacher"
+                "blocks, a resolution that 32 divides, or another teacher"
             )
         modules += have[-needed:]
     return Cut(
@@ -116,8 +116,14 @@ def _stage_shapes(model: TrainedModel, resolution: int) -> dict[str, tuple[int, 
                 shapes[prefix + name] = (output.shape[1], output.shape[2])
 
         inner.get_submodule(name).register_forward_hook(hook)
-    with torch.inference_mode():
-        module(torch.zeros(1, 3, resolution, resolution))
+    try:
+        with torch.inference_mode():
+            module(torch.zeros(1, 3, resolution, resolution))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"a teacher must read pictures of {resolution} x {resolution} pixels, but this one "
+            f"does not ({error}); choose another teacher or resolution"
+        ) from None
     return shapes
 
 
@@ -191,14 +197,14 @@ def _timm_with_weights(name: str, path: Path) -> TrainedModel:
 
 
 def _timm_pretrained(name: str) -> TrainedModel:
-    spec = _timm_spec(name, 1000)
+    _timm_spec(name, 1000)  # refuses what timm does not know
     import timm
 
     try:
-        inner = timm.create_model(name, pretrained=True)
+        inner: Any = timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub's client raises many kinds; all mean the same to the user
         raise UserError(
             f"the weights of {name} must be on this machine or fetched, but timm could not "
             f"({type(error).__name__}); give them as --teacher {name}:FILE.safetensors"
         ) from None
-    return _filled(name, spec.classes, list(inner.state_dict().values()))
+    return _filled(name, int(inner.num_classes), list(inner.state_dict().values()))

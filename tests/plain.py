@@ -9,7 +9,8 @@ import torch
 from dna_ray.config import Job
 from dna_ray.data import Pictures
 from dna_ray.data.transforms import augmented_view, decode, plain_view, stored_side
-from dna_ray.distill import CellTrainer, minibatch
+from dna_ray.data.windows import minibatch
+from dna_ray.distill import CellTrainer
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.model import TrainedModel, trained
 from dna_ray.randomness import generator, key

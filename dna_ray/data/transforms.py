@@ -19,8 +19,16 @@ def decode(path: str, side: int) -> Array:
     """Read a file, turn it upright, and take its middle square at `side` pixels, in RGB."""
     with Image.open(path) as image:
         image.draft("RGB", (side, side))  # JPEG alone: decodes at a fraction of the size
-        picture = ImageOps.exif_transpose(image).convert("RGB")
+        picture = _rgb(ImageOps.exif_transpose(image))
     return np.asarray(ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+        return Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8)).convert(
+            "RGB"
+        )
+    return image.convert("RGB")
 
 
 def plain_view(picture: Array, resolution: int) -> Array:

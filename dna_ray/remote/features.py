@@ -18,7 +18,7 @@ import torch
 from dna_ray.config import Job
 from dna_ray.data import SPLITS, Pictures
 from dna_ray.data.transforms import augmented_view, decode, plain_view, stored_side
-from dna_ray.distill import minibatch
+from dna_ray.data.windows import minibatch
 from dna_ray.errors import UserError
 from dna_ray.network.model import TrainedModel
 from dna_ray.randomness import generator, key

@@ -7,7 +7,7 @@ import ray
 import torch
 
 from dna_ray.config import Rate
-from dna_ray.distill import minibatch
+from dna_ray.data.windows import minibatch
 from dna_ray.network.cell import build_cell
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.remote.distill import Where, cell_work

@@ -112,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="*", default=[""], help="KEY=VALUE,... each")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/dna-ray-agreement"))
+    parser.add_argument("--blocks", type=int, nargs="*", help="only these, 1-based")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,8 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for recipe in arguments.recipes:
             space = load_space(_job(recipe, 0).space)
-            where = list(plain.cells(space))
+            chosen = arguments.blocks or range(1, 1 + len(space.blocks))
+            where = [w for w in plain.cells(space) if w[0] + 1 in chosen]
             tasks = [(recipe, seed, w, str(arguments.folder)) for seed in SEEDS for w in where]
             results = pool.map(_measure, tasks, chunksize=len(where))
             rows += _rows(recipe, dict(zip([t[1:3] for t in tasks], results, strict=True)))
@@ -146,6 +148,8 @@ def _rows(recipe: str, results: dict[tuple[int, tuple[int, int]], Any]) -> list[
     costs = cost_table(space, _job(recipe, 0).resolution or space.resolution, 2)
     rows = []
     for b, block in enumerate(space.blocks):
+        if (0, (b, 0)) not in results:
+            continue
         cells = range(len(block.cells))
 
         def joined(seed: int, part: int, b: int = b, cells: range = cells) -> np.ndarray:

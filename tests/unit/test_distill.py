@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dna_ray.config import Distill
-from dna_ray.distill import CellTrainer, PathSampler, minibatch
+from dna_ray.data.windows import minibatch
+from dna_ray.distill import CellTrainer, PathSampler
 from dna_ray.errors import UserError
 from dna_ray.network import build_cell
 from dna_ray.randomness import generator, key
