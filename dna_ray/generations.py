@@ -273,10 +273,10 @@ class _Generation:
             with driver.stage(self._number, "features"):
                 session.view.stage("features", len(train) + len(rating), "windows")
                 taught = teach(session, self._teacher, self._cut, (*train, *rating))
-            self._taught = {"train": taught[: len(train)], "rating": taught[len(train) :]}
-            if self._number == 1:
-                for name, windows in self._taught.items():
-                    driver.soft_labels(name, windows)
+                self._taught = {"train": taught[: len(train)], "rating": taught[len(train) :]}
+                if self._number == 1:  # this teacher's logits are the soft labels of the run
+                    for name, windows in self._taught.items():
+                        driver.soft_labels(name, windows)
         return self._taught[split]
 
     def distilled(self) -> dict[Where, dict[str, torch.Tensor]]:

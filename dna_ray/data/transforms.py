@@ -25,9 +25,8 @@ def decode(path: str, side: int) -> Array:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-        return Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8)).convert(
-            "RGB"
-        )
+        eight = (np.asarray(image) / 257).clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(eight)
     return image.convert("RGB")
 
 
