@@ -57,12 +57,12 @@ class Distill:
     `sampling`: `fair` takes every op of every layer once a round; `uniform` is the paper's.
     """
 
-    epochs: int = 7
+    epochs: int = 12
     batch: int = 32
     paths_per_minibatch: int = 1
     sampling: Sampling = "fair"
     learning_rate: float = 0.005
-    learning_rate_first: float = 0.002
+    learning_rate_first: float = 0.005
     decay: float = 0.9
     weight_decay: float = 1e-4
 

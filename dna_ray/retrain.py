@@ -15,7 +15,7 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from dna_ray.data.windows import minibatch
 from dna_ray.errors import UserError
@@ -148,7 +148,9 @@ class Trainer:
         ):
             parameter.grad = part.view_as(parameter)
         with torch.no_grad():
-            vector_to_parameters(mean[count:-1], self._statistics)
+            sizes = [buffer.numel() for buffer in self._statistics]
+            for buffer, part in zip(self._statistics, mean[count:-1].split(sizes), strict=True):
+                buffer.copy_(part.view_as(buffer))
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.step()
