@@ -57,7 +57,7 @@ class Distill:
     `sampling`: `fair` takes every op of every layer once a round; `uniform` is the paper's.
     """
 
-    epochs: int = 12
+    epochs: int = 8
     batch: int = 32
     paths_per_minibatch: int = 1
     sampling: Sampling = "fair"
@@ -110,7 +110,7 @@ class Tune:
     """The sweep of the retraining's learning rate and weight decay, log-uniform in these ranges."""
 
     trials: int = 4
-    images: int = 768
+    images: int = 512
     passes: int = 2
     learning_rate: tuple[float, float] = (1e-3, 1e-2)
     weight_decay: tuple[float, float] = (1e-3, 1e-1)
@@ -138,8 +138,8 @@ class Retrain:
     the found network grows to be the next teacher.
     """
 
-    passes: int = 5
-    scaled_passes: int = 4
+    passes: int = 3
+    scaled_passes: int = 2
     batch: int = 64
     shards: int = 2
     label_weight: float = 0.5

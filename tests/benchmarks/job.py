@@ -34,7 +34,7 @@ class Memory:
         self._thread.start()
 
     def _loop(self) -> None:
-        while not self._stop.wait(2.0):
+        while not self._stop.wait(5.0):
             self.peak = max(self.peak, self._sample())
 
     def _sample(self) -> int:
