@@ -34,18 +34,12 @@ from dna_ray.network.model import (
 )
 from dna_ray.randomness import key
 from dna_ray.remote.distill import Where, distill
-from dna_ray.remote.features import (
-    TaughtWindow,
-    Window,
-    check_store,
-    make_windows,
-    predict,
-    teach,
-)
+from dna_ray.remote.features import check_store, make_windows, predict, teach
 from dna_ray.remote.rating import rate
 from dna_ray.remote.retrain import PictureRefs, Task, retrain
 from dna_ray.remote.session import Session
 from dna_ray.remote.tune import sweep
+from dna_ray.remote.windows import TaughtWindow, Window
 from dna_ray.retrain import Recipe, agreement_metrics, label_metrics
 from dna_ray.rundir import RunFolder
 from dna_ray.search import (

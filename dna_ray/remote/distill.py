@@ -14,9 +14,9 @@ from ray.train.torch import TorchTrainer
 from dna_ray.config import Distill
 from dna_ray.distill import CellTrainer
 from dna_ray.remote.board import forwarding
-from dna_ray.remote.features import TaughtWindow
 from dna_ray.remote.session import Session
 from dna_ray.remote.train import run_config, scaling
+from dna_ray.remote.windows import TaughtWindow
 from dna_ray.space import Space
 from dna_ray.space.costs import halved, path_costs, stem_costs
 from dna_ray.teacher import Cut

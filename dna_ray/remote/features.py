@@ -7,7 +7,6 @@ is made again, bit for bit.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from dna_ray.errors import UserError
 from dna_ray.network.model import TrainedModel
 from dna_ray.randomness import generator, key
 from dna_ray.remote.session import Session, single_threaded, task
+from dna_ray.remote.windows import TaughtWindow, Window, Windows
 from dna_ray.teacher import Cut, Teacher
 
 Array = np.ndarray
@@ -30,27 +30,6 @@ Array = np.ndarray
 # How many pictures a split must have for plain views to be enough to test on.
 _TEST_PICTURES = 32
 _TEACHER_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Window:
-    """A fixed set of views of pictures: a reference to uint8 (N, H, W, 3), and the labels (N,)."""
-
-    pictures: Any
-    labels: Array | None
-    size: int
-
-
-@dataclass(frozen=True)
-class TaughtWindow:
-    """A window behind a teacher: references to boundaries 0..K, (N, H, W, C), and to the logits."""
-
-    boundaries: tuple[Any, ...]
-    logits: Any
-    size: int
-
-
-Windows = dict[str, tuple[Window, ...]]
 
 
 def make_windows(session: Session, pictures: Pictures, job: Job, resolution: int) -> Windows:

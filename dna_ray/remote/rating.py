@@ -11,8 +11,8 @@ from dna_ray.data.windows import minibatch
 from dna_ray.network.cell import build_cell
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.remote.distill import Where, cell_work
-from dna_ray.remote.features import TaughtWindow
 from dna_ray.remote.session import Session, single_threaded, task
+from dna_ray.remote.windows import TaughtWindow
 from dna_ray.space import Op, Space
 from dna_ray.teacher import Cut
 

@@ -15,9 +15,9 @@ from torch import Tensor, distributed
 
 from dna_ray.network.model import TrainedModel, trained
 from dna_ray.remote.board import forwarding
-from dna_ray.remote.features import Window
 from dna_ray.remote.session import Session
 from dna_ray.remote.train import run_config, scaling
+from dna_ray.remote.windows import Window
 from dna_ray.retrain import PictureSet, Recipe, Trainer, alone, soft_labels
 
 _CHECKPOINT = "network.pt"

@@ -4,10 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from dna_ray.progress import Silent
 from dna_ray.remote.session import Session, session
 from tests import tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """As in every worker: a sum's last bit depends on the number of threads."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,11 @@ from dna_ray.config import Job, job_from_tree, put, setting
 from dna_ray.data import Pictures, load_pictures
 from dna_ray.network.model import TrainedModel, build_model, trained
 from dna_ray.remote.distill import distill, plan_ranks
-from dna_ray.remote.features import Windows, make_windows, predict, teach
+from dna_ray.remote.features import make_windows, predict, teach
 from dna_ray.remote.rating import rate
 from dna_ray.remote.retrain import PictureRefs, Task, retrain
 from dna_ray.remote.session import Session
+from dna_ray.remote.windows import Windows
 from dna_ray.retrain import PictureSet, Recipe, logits_of
 from dna_ray.space import Architecture, Space, load_space, network_spec
 from dna_ray.teacher import Cut, cut_teacher
