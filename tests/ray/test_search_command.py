@@ -28,7 +28,7 @@ def run_search(*arguments: str | Path) -> dict[str, Any]:
         [COMMAND, "search", "--json", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr
