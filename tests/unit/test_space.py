@@ -391,11 +391,11 @@ def test_an_architecture_finds_its_cells(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("16:k3e3,k3e3/32:k3e3,k3e3/64:k3e3,k3e3", "4 blocks"),
-        ("16:k3e3,k3e3/33:k3e3,k3e3/64:k3e3,k3e3/128:k3e3,k3e3", "block 2"),
-        ("16:k3e3,k3e3/32:k3e3,k3e3/64:k3e3/128:k3e3,k3e3", "block 3"),
-        ("16:k3e3,k3e3/32:k3e3,k3e3/64:k3e3,k3e3/128:k3e3,k7e3", "block 4"),
-        ("16:k3e3,k3e3/32:k3e3,k3e3/64:k3e3,k3e3/160:k3e3,k3e3,k3e3", "block 4"),
+        ("16:k3e1,k3e1/32:k3e1,k3e1/64:k3e1,k3e1", "4 blocks"),
+        ("16:k3e1,k3e1/33:k3e1,k3e1/64:k3e1,k3e1/128:k3e1,k3e1", "block 2"),
+        ("16:k3e1,k3e1/32:k3e1,k3e1/64:k3e1/128:k3e1,k3e1", "block 3"),
+        ("16:k3e1,k3e1/32:k3e1,k3e1/64:k3e1,k3e1/128:k3e1,k7e1", "block 4"),
+        ("16:k3e1,k3e1/32:k3e1,k3e1/64:k3e1,k3e1/160:k3e1,k3e1,k3e1", "block 4"),
     ],
 )
 def test_an_architecture_of_another_space_is_told_where_it_differs(text: str, place: str) -> None:
