@@ -14,7 +14,7 @@ from dna_ray.rundir import RunFolder
 from dna_ray.space import Space, load_space, parse_space
 
 from .values import amount, parse_limits
-from .view import make_view
+from .view import shown
 
 
 @click.command("search")
@@ -62,7 +62,7 @@ def command(
     """
     start = time.perf_counter()
     given = _given(config, settings, parse_limits(limits), options)
-    with make_view() as view:
+    with shown() as view:
         job, run, space = _resumed(resume, given) if resume else _prepared(given)
         view.note(f"dna-ray search: {job.data}, space {job.space}, teacher {job.teacher}")
 

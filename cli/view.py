@@ -3,12 +3,14 @@
 import sys
 import threading
 import time
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
+
+from dna_ray.progress import View
 
 _SILENCE = 4.0
 
@@ -31,16 +33,12 @@ class TerminalView:
         )
         self._task: TaskID | None = None
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Take the terminal's last line."""
         self._progress.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
+        """Give it back."""
         self._progress.stop()
 
     def note(self, text: str) -> None:
@@ -79,16 +77,12 @@ class LineView:
         self._done, self._total = 0, 0
         self._thread = threading.Thread(target=self._beat, name="log lines", daemon=True)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Begin to break silences."""
         self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
+        """Print no more."""
         self._stop.set()
         self._thread.join()
 
@@ -133,6 +127,12 @@ class LineView:
         print(f"[{self._last - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
-def make_view() -> TerminalView | LineView:
-    """The view that suits standard error."""
-    return TerminalView() if sys.stderr.isatty() else LineView()
+@contextmanager
+def shown() -> Iterator[View]:
+    """The view that suits standard error, for as long as the body runs."""
+    view = TerminalView() if sys.stderr.isatty() else LineView()
+    view.start()
+    try:
+        yield view
+    finally:
+        view.stop()

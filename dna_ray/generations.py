@@ -39,7 +39,7 @@ from dna_ray.remote.rating import rate
 from dna_ray.remote.retrain import PictureRefs, Task, retrain
 from dna_ray.remote.session import Session
 from dna_ray.remote.tune import sweep
-from dna_ray.remote.windows import TaughtWindow, Window
+from dna_ray.remote.windows import TaughtWindow, Window, first
 from dna_ray.retrain import Recipe, agreement_metrics, label_metrics
 from dna_ray.rundir import RunFolder
 from dna_ray.search import (
@@ -130,17 +130,19 @@ def default_limits(space: Space, table: CostTable) -> dict[str, float]:
 def search(session: Session, run: RunFolder, plan: Plan) -> list[dict[str, Any]]:
     """Run all generations of a plan; one result each, in the form of the command's JSON."""
     driver = _Driver(session, run, plan)
-    teacher = driver.first_teacher()
+    teacher, cut = driver.first_teacher(), plan.cut
     results = []
     for number in range(1, plan.job.generations + 1):
-        generation = _Generation(driver, number, teacher)
+        generation = _Generation(driver, number, teacher, cut)
         cells = generation.distilled()
         ratings = generation.rated(cells)
         architecture = generation.searched(ratings)
         recipe = generation.tuned(architecture)
         found, scaled = generation.retrained(architecture, recipe)
         results.append(generation.result(architecture, found, scaled))
-        teacher = scaled or found
+        if scaled is not None:
+            teacher = scaled
+            cut = cut_teacher(scaled, plan.space.reductions, plan.resolution)
     shutil.rmtree(driver.storage, ignore_errors=True)
     return results
 
@@ -158,9 +160,11 @@ class _Driver:
     def stage(self, generation: int, name: str) -> Iterator[None]:
         """Measure a stage into the manifest and tell the view when it ends."""
         start = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - start
-        self.run.add_seconds(f"generation-{generation}/{name}", seconds)
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self.run.add_seconds(f"generation-{generation}/{name}", seconds)
         self.session.view.end_stage(seconds)
 
     def windows(self, split: str) -> tuple[Window, ...]:
@@ -215,8 +219,12 @@ class _Driver:
             return None
         if split not in self._soft:
             known = [window.logits for window in taught]
-            rest = self.windows(split)[len(known) :]
-            self._soft[split] = known + predict(self.session, self.first_teacher(), rest)
+            rest, teacher = self.windows(split)[len(known) :], self.first_teacher()
+            if rest:
+                self.session.view.stage("soft labels", len(rest), "windows")
+                with self.stage(1, "features"):
+                    known += predict(self.session, teacher, rest)
+            self._soft[split] = known
         return tuple(self._soft[split])
 
     def data(self, split: str) -> PictureRefs:
@@ -238,11 +246,10 @@ class _Driver:
 class _Generation:
     """One generation: each stage reads its record or makes it."""
 
-    def __init__(self, driver: _Driver, number: int, teacher: TrainedModel) -> None:
-        self._driver, self._number, self._teacher = driver, number, teacher
+    def __init__(self, driver: _Driver, number: int, teacher: TrainedModel, cut: Cut) -> None:
+        self._driver, self._number, self._teacher, self._cut = driver, number, teacher, cut
         self._run, self._plan, self._job = driver.run, driver.plan, driver.job
         self._stream = (driver.job.seed, number)
-        self._cut = cut_teacher(teacher, self._plan.space.reductions, self._plan.resolution)
         self._taught: dict[str, tuple[TaughtWindow, ...]] | None = None
         driver.session.view.note(
             f"generation {number} of {driver.job.generations}: {self._title()}"
@@ -262,15 +269,15 @@ class _Generation:
         if self._taught is None:
             driver, session = self._driver, self._driver.session
             check_store(self._cut, self._job, self._plan.resolution)
-            train = _first(driver.windows("train"), self._job.features.images)
+            train = first(driver.windows("train"), self._job.features.images)
             rating = driver.windows("rating")
             with driver.stage(self._number, "features"):
                 session.view.stage("features", len(train) + len(rating), "windows")
                 taught = teach(session, self._teacher, self._cut, (*train, *rating))
-                self._taught = {"train": taught[: len(train)], "rating": taught[len(train) :]}
-                if self._number == 1:  # this teacher's logits are the soft labels of the run
-                    for name, windows in self._taught.items():
-                        driver.soft_labels(name, windows)
+            self._taught = {"train": taught[: len(train)], "rating": taught[len(train) :]}
+            if self._number == 1:  # this teacher's logits are the soft labels of the run
+                for name, windows in self._taught.items():
+                    driver.soft_labels(name, windows)
         return self._taught[split]
 
     def distilled(self) -> dict[Where, dict[str, torch.Tensor]]:
@@ -331,14 +338,14 @@ class _Generation:
 
     def searched(self, ratings: Ratings) -> Architecture:
         """The best architecture within the limits."""
-        record = self._record("architecture.json")
-        if not self._run.has(record):
+        record, front = self._record("architecture.json"), self._record("front.parquet")
+        if not (self._run.has(record) and self._run.has(front)):
             view = self._driver.session.view
             with self._driver.stage(self._number, "search"):
                 view.stage("search", self._plan.space.architectures, "architectures")
                 best = select(ratings, self._plan.limits)
                 view.advance(best.candidates, f"front of {len(best.front)}")
-            self._run.write(self._record("front.parquet"), _parquet(best.front.to_arrow()))
+            self._run.write(front, _parquet(best.front.to_arrow()))
             tree = best.architecture.to_json(self._plan.space.name)
             tree |= {
                 "text": str(best.architecture),
@@ -357,20 +364,26 @@ class _Generation:
         """The best of Tune's trials for the found network."""
         record = self._record("tune.json")
         if not self._run.has(record):
+            config = self._job.tune
             data, held_out = self._driver.data("train"), self._driver.data("rating")
-            part = PictureRefs(
-                _first(data.windows, self._job.tune.images),
-                data.logits and data.logits[: len(_first(data.windows, self._job.tune.images))],
+            # Every trial puts its own rate and decay in the place of these.
+            recipe = self._driver.recipe(
+                config.passes, config.learning_rate[0], config.weight_decay[0]
+            )
+            task = Task(
+                "found",
+                self._fresh(self._found_spec(architecture), "found"),
+                recipe,
+                (self._job.seed, "tune", self._number),
             )
             with self._driver.stage(self._number, "tune"):
                 trials = sweep(
                     self._driver.session,
-                    self._fresh(self._found_spec(architecture), "found"),
-                    part,
+                    f"tune-generation-{self._number}",
+                    task,
+                    data.first(config.images),
                     held_out,
-                    self._job.tune,
-                    self._job.retrain,
-                    self._stream,
+                    config,
                     self._driver.storage,
                 )
             self._run.write_json(record, {"trials": trials})
@@ -454,12 +467,6 @@ class _Generation:
             self._run.write_json(record, tree)
         result: dict[str, Any] = self._run.read_json(record)
         return result
-
-
-def _first(windows: tuple[Window, ...], pictures: int) -> tuple[Window, ...]:
-    """As many windows as hold that many pictures."""
-    sizes = np.cumsum([window.size for window in windows])
-    return windows[: 1 + int(np.searchsorted(sizes, pictures))]
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dna_ray.errors import UserError
 from dna_ray.network.cell import CellNet
 from dna_ray.space import Op
 
@@ -40,13 +41,18 @@ def relative_l1(student: Sequence[Tensor], teacher: Tensor) -> float:
     """Eq 7: mean |student - teacher| / std(teacher), over all elements of the whole rating set.
 
     The student's features come in chunks along the first axis. Sums are in float64; the deviation
-    is the population's (D in the paper).
+    is the population's (D in the paper). Raises UserError for a teacher that does not vary.
     """
     error: float = sum(
         float((s - t).abs().sum(dtype=torch.float64))
         for s, t in zip(student, teacher.split([len(s) for s in student]), strict=True)
     )
     deviation = float(teacher.double().std(correction=0))
+    if deviation == 0:
+        raise UserError(
+            "the teacher's features must vary over the rating pictures, but a whole boundary has "
+            "one value; give a trained teacher, or other pictures"
+        )
     return error / teacher.numel() / deviation
 
 

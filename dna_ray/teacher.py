@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dna_ray.data import package_folder
+from dna_ray.data.windows import minibatch
 from dna_ray.errors import UserError
 from dna_ray.network.model import (
     TimmSpec,
@@ -24,6 +26,10 @@ from dna_ray.network.model import (
     read_safetensors,
     trained,
 )
+
+Array = np.ndarray
+
+_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,22 @@ class Teacher:
         """Pixels (B, 3, H, W) to boundaries 1..K, (B, C, H, W) each, and logits (B, classes)."""
         logits = self._module(pictures)
         return [self._features.pop(name) for name in self._cut.modules], logits
+
+
+def teach(teacher: Teacher, pictures: Array) -> tuple[list[Array], Array]:
+    """Run a teacher over pictures, uint8 (N, H, W, 3).
+
+    Returns boundaries 1..K as contiguous arrays (N, H, W, C), the layout in which cells read them,
+    and the logits (N, classes), all float32.
+    """
+    parts = []
+    for start in range(0, len(pictures), _BATCH):
+        rows = np.arange(start, min(start + _BATCH, len(pictures)))
+        features, logits = teacher(minibatch(pictures, rows))
+        last = [np.ascontiguousarray(f.permute(0, 2, 3, 1).numpy()) for f in features]
+        parts.append([*last, logits.numpy()])
+    *boundaries, joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    return boundaries, joined
 
 
 def cut_teacher(model: TrainedModel, reductions: Sequence[int], resolution: int) -> Cut:

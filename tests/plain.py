@@ -17,7 +17,7 @@ from dna_ray.randomness import generator, key
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.retrain import PictureSet, Recipe, Trainer, alone, logits_of, soft_labels
 from dna_ray.space import Op, Space
-from dna_ray.teacher import Cut, Teacher
+from dna_ray.teacher import Cut, Teacher, teach
 
 Array = np.ndarray
 Features = list[Array]  # boundaries 0..K of one window, (N, H, W, C)
@@ -69,21 +69,13 @@ def train(
     return trained(model.spec, module)
 
 
-def teach(
+def teach_windows(
     teacher: TrainedModel, cut: Cut, windows: Sequence[Array]
 ) -> list[tuple[Features, Array]]:
     """Boundaries 0..K and logits of every window."""
-    network = Teacher(teacher, cut)
-    taught = []
+    network, taught = Teacher(teacher, cut), []
     for window in windows:
-        parts = []
-        for start in range(0, len(window), 64):
-            features, logits = network(
-                minibatch(window, np.arange(start, min(start + 64, len(window))))
-            )
-            last = [np.ascontiguousarray(f.permute(0, 2, 3, 1).numpy()) for f in features]
-            parts.append([*last, logits.numpy()])
-        *boundaries, logits = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        boundaries, logits = teach(network, window)
         taught.append(([window, *boundaries], logits))
     return taught
 

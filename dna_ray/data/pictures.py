@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from dna_ray.errors import UserError
@@ -89,13 +89,13 @@ def _split(names: Sequence[str], labels: Sequence[int]) -> dict[str, tuple[int, 
 
 def package_folder(package: str, used_by: str) -> Path:
     """The folder of an installed package that belongs to the `demo` extra."""
-    try:
-        return Path(str(resources.files(package)))
-    except ModuleNotFoundError:
+    spec = find_spec(package)  # finds it without importing it
+    if spec is None or spec.origin is None:
         raise UserError(
             f"{used_by} comes from the package '{package}', which is not installed; "
             "run: pip install 'dna-ray[demo]'"
-        ) from None
+        )
+    return Path(spec.origin).parent
 
 
 def _solar() -> Pictures:

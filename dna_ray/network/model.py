@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dna_ray.errors import UserError
-from dna_ray.network.layers import Pixels
+from dna_ray.network.layers import Pixels, quicken
 from dna_ray.network.standalone import build_network
 from dna_ray.space.spec import NetworkSpec
 
@@ -37,7 +37,7 @@ class TimmNetwork(nn.Module):
         import timm  # a second of import that only the processes with such a teacher pay
 
         self.pixels = Pixels(spec.mean, spec.std)
-        self.model = timm.create_model(spec.name, num_classes=spec.classes)
+        self.model = quicken(timm.create_model(spec.name, num_classes=spec.classes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) pixels to (B, classes) logits."""
@@ -113,7 +113,10 @@ def read_safetensors(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
 
 
 def with_classes(model: TrainedModel, classes: int) -> TrainedModel:
-    """`model` with a last layer for `classes` that starts at zero, so all classes start even."""
+    """`model` with a last layer for `classes`, which starts at zero where their number is another.
+
+    At zero, so that all classes start even.
+    """
     spec: Any = replace(model.spec, classes=classes)
     state = build_model(spec).state_dict()
     kept = {k: v for k, v in model.state.items() if v.shape == state[k].shape}
@@ -137,10 +140,12 @@ def module_costs(module: nn.Module, resolution: int) -> dict[str, int]:
 
     layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     handles = [layer.register_forward_hook(count) for layer in layers]
+    training = module.training
     try:
         with torch.inference_mode():
             module.eval()(torch.zeros(1, 3, resolution, resolution))
     finally:
+        module.train(training)
         for handle in handles:
             handle.remove()
     return {"params": sum(p.numel() for p in module.parameters()), "macs": macs}

@@ -15,7 +15,7 @@ from dna_ray.config import Distill
 from dna_ray.distill import CellTrainer
 from dna_ray.remote.board import forwarding
 from dna_ray.remote.session import Session
-from dna_ray.remote.train import run_config, scaling
+from dna_ray.remote.train import interruptible, run_config, scaling
 from dna_ray.remote.windows import TaughtWindow
 from dna_ray.space import Space
 from dna_ray.space.costs import halved, path_costs, stem_costs
@@ -94,7 +94,7 @@ def distill(
         run_config=run_config(f"distill-generation-{stream[1]}", storage),
     )
     with forwarding(session.board, session.view):
-        result = trainer.fit()
+        result = interruptible(trainer.fit)
     weights, rows = {}, []
     assert result.checkpoint is not None  # every run reports at least once
     with result.checkpoint.as_directory() as folder:

@@ -7,29 +7,28 @@ is made again, bit for bit.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 
 from dna_ray.config import Job
 from dna_ray.data import SPLITS, Pictures
 from dna_ray.data.transforms import augmented_view, decode, plain_view, stored_side
-from dna_ray.data.windows import minibatch
 from dna_ray.errors import UserError
 from dna_ray.network.model import TrainedModel
 from dna_ray.randomness import generator, key
 from dna_ray.remote.session import Session, single_threaded, task
 from dna_ray.remote.windows import TaughtWindow, Window, Windows
 from dna_ray.teacher import Cut, Teacher
+from dna_ray.teacher import teach as teach_pictures
 
 Array = np.ndarray
 
 # How many pictures a split must have for plain views to be enough to test on.
 _TEST_PICTURES = 32
-_TEACHER_BATCH = 64
 
 
 def make_windows(session: Session, pictures: Pictures, job: Job, resolution: int) -> Windows:
@@ -126,7 +125,8 @@ def teach(
     session: Session, teacher: TrainedModel, cut: Cut, windows: Sequence[Window]
 ) -> tuple[TaughtWindow, ...]:
     """Run the teacher once over each window; every boundary and the logits become objects."""
-    model, boundaries = ray.put(teacher), len(cut.modules)
+    # In a list, a reference reaches the task as what it is.
+    model, boundaries = [ray.put(teacher)], len(cut.modules)
     run = task(_teach, name="teacher features", num_returns=boundaries + 1)
     taught = []
     for window in windows:
@@ -138,7 +138,7 @@ def teach(
 
 def predict(session: Session, model: TrainedModel, windows: Sequence[Window]) -> list[Any]:
     """References to the logits (N, classes) of any model on each window."""
-    weights, uncut = ray.put(model), Cut(modules=(), widths=(), sizes=())
+    weights, uncut = [ray.put(model)], Cut(modules=(), widths=(), sizes=())
     run = task(_teach, name="logits")
     refs = [run.remote(weights, uncut, window.pictures) for window in windows]
     session.wait(refs)
@@ -146,20 +146,15 @@ def predict(session: Session, model: TrainedModel, windows: Sequence[Window]) ->
 
 
 @single_threaded
-def _teach(model: TrainedModel, cut: Cut, pictures: Array) -> Any:
-    teacher = Teacher(model, cut)
-    parts = []
-    for start in range(0, len(pictures), _TEACHER_BATCH):
-        rows = np.arange(start, min(start + _TEACHER_BATCH, len(pictures)))
-        features, logits = teacher(minibatch(pictures, rows))
-        parts.append([_channels_last(f) for f in features] + [logits.numpy()])
-    joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
-    return joined if len(joined) > 1 else joined[0]
+def _teach(model: list[Any], cut: Cut, pictures: Array) -> Any:
+    boundaries, logits = teach_pictures(_teacher(model[0], cut), pictures)
+    return (*boundaries, logits) if boundaries else logits
 
 
-def _channels_last(feature: torch.Tensor) -> Array:
-    """(B, C, H, W) to a contiguous array (B, H, W, C), the layout in which cells read it."""
-    return np.ascontiguousarray(feature.permute(0, 2, 3, 1).numpy())
+@lru_cache(maxsize=1)
+def _teacher(model: Any, cut: Cut) -> Teacher:
+    """A process builds a teacher once for all its windows."""
+    return Teacher(ray.get(model), cut)
 
 
 def check_store(cut: Cut, job: Job, resolution: int) -> None:

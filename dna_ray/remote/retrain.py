@@ -16,8 +16,8 @@ from torch import Tensor, distributed
 from dna_ray.network.model import TrainedModel, trained
 from dna_ray.remote.board import forwarding
 from dna_ray.remote.session import Session
-from dna_ray.remote.train import run_config, scaling
-from dna_ray.remote.windows import Window
+from dna_ray.remote.train import interruptible, run_config, scaling
+from dna_ray.remote.windows import Window, first
 from dna_ray.retrain import PictureSet, Recipe, Trainer, alone, soft_labels
 
 _CHECKPOINT = "network.pt"
@@ -40,10 +40,10 @@ class PictureRefs:
             soft = soft_labels(np.concatenate(ray.get(list(self.logits))))
         return PictureSet(ray.get([w.pictures for w in self.windows]), labels, soft)
 
-    @property
-    def size(self) -> int:
-        """How many pictures there are."""
-        return sum(window.size for window in self.windows)
+    def first(self, pictures: int) -> "PictureRefs":
+        """The windows from the beginning that hold that many pictures."""
+        windows = first(self.windows, pictures)
+        return PictureRefs(windows, self.logits and self.logits[: len(windows)])
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def retrain(
         run_config=run_config(name, storage),
     )
     with forwarding(session.board, session.view):
-        result = trainer.fit()
+        result = interruptible(trainer.fit)
     assert result.checkpoint is not None  # every run reports at least once
     with result.checkpoint.as_directory() as folder:
         state = _load(Path(folder))

@@ -25,10 +25,14 @@ _ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a run's end is noticed as late as that
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
+
+# On one machine there is no node to be taken away, and a process less to start for each Train run.
+_LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ def session(
     `workers` is the number of processes that train or rate at a time; all processors of the
     cluster where it is None. Raises UserError where no cluster answers.
     """
-    for name, value in _ENVIRONMENT.items():
+    environment = _ENVIRONMENT if address else _ENVIRONMENT | _LOCAL_ENVIRONMENT
+    for name, value in environment.items():
         os.environ.setdefault(name, value)
     level = logging.INFO if verbose else logging.ERROR
     for name in ("ray", "ray.train", "ray.tune", "ray.data"):

@@ -1,8 +1,14 @@
-"""What all Ray Train runs of a search have in common."""
+"""What all Ray Train and Tune runs of a search have in common."""
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+
+R = TypeVar("R")
 
 # A worker can be lost to a node's death or to the kernel; its group starts again from the last
 # checkpoint. More losses than this in one run mean that something is wrong with the run itself.
@@ -22,3 +28,21 @@ def run_config(name: str, storage: Path) -> RunConfig:
 def scaling(workers: int) -> ScalingConfig:
     """One processor for each worker."""
     return ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1})
+
+
+def interruptible(fit: Callable[[], R]) -> R:
+    """Call the `fit` of a trainer or tuner so that Ctrl-C stops the search, as everywhere else.
+
+    On the main thread both take SIGINT over: a trainer for good, with a handler that later ends the
+    process with status 0; a tuner returns as if it had finished. On another thread they do not.
+    """
+    outcome: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="fit", daemon=True).start()
+    return outcome.result()

@@ -6,6 +6,7 @@ the same networks.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +15,44 @@ import ray
 import torch
 from ray import tune
 
-from dna_ray.config import Retrain, Tune
-from dna_ray.network.model import TrainedModel
+from dna_ray.config import Tune
 from dna_ray.randomness import generator
 from dna_ray.remote.board import forwarding
-from dna_ray.remote.retrain import PictureRefs
+from dna_ray.remote.retrain import PictureRefs, Task
 from dna_ray.remote.session import Session
-from dna_ray.retrain import Recipe, Trainer, alone, logits_of
+from dna_ray.remote.train import interruptible
+from dna_ray.retrain import Trainer, alone, logits_of
 
 
 def sweep(
     session: Session,
-    model: TrainedModel,
+    name: str,
+    task: Task,
     data: PictureRefs,
     held_out: PictureRefs,
     config: Tune,
-    base: Retrain,
-    stream: tuple[int, int],
     storage: Path,
 ) -> list[dict[str, float]]:
     """All trials, best first: `learning_rate`, `weight_decay` and the loss on held-out pictures.
 
-    `stream` = (seed, generation) keys the values that are tried and the trials themselves.
+    Every trial trains the task's network by its recipe, but for these two values. The task's
+    stream keys the values that are tried and the trials themselves.
     """
     session.view.stage("tune", config.trials, "trials")
     trainable = tune.with_resources(
-        tune.with_parameters(
-            _trial,
-            model=model,
-            data=data,
-            held_out=held_out,
-            tuning=config,
-            base=base,
-            stream=stream,
-            board=session.board,
-        ),
+        tune.with_parameters(_trial, task=task, data=data, held_out=held_out, board=session.board),
         {"CPU": 1},
     )
     tuner = tune.Tuner(
         trainable,
-        param_space={"point": tune.grid_search(_points(config, stream))},
+        param_space={"point": tune.grid_search(_points(config, task.stream))},
         tune_config=tune.TuneConfig(
-            metric="loss", mode="min", max_concurrent_trials=session.workers
+            metric="loss", mode="min", max_concurrent_trials=session.workers, reuse_actors=True
         ),
-        run_config=tune.RunConfig(
-            name=f"tune-generation-{stream[1]}", storage_path=str(storage.resolve()), verbose=0
-        ),
+        run_config=tune.RunConfig(name=name, storage_path=str(storage.resolve()), verbose=0),
     )
     with forwarding(session.board, session.view):
-        results = tuner.fit()
+        results = interruptible(tuner.fit)
     for error in results.errors:
         raise error
     trials = []
@@ -77,10 +67,10 @@ def sweep(
     )
 
 
-def _points(config: Tune, stream: tuple[int, int]) -> list[dict[str, float]]:
+def _points(config: Tune, stream: tuple[str | int, ...]) -> list[dict[str, float]]:
     """Log-uniform points, stratified in the learning rate (a Latin hypercube in both)."""
-    seed, generation = stream
-    rng = generator(seed, "tune", generation)
+    seed, *names = stream
+    rng = generator(int(seed), *names)
     axes = []
     for low, high in (config.learning_rate, config.weight_decay):
         places = (rng.permutation(config.trials) + rng.random(config.trials)) / config.trials
@@ -92,33 +82,17 @@ def _points(config: Tune, stream: tuple[int, int]) -> list[dict[str, float]]:
 
 
 def _trial(
-    point: dict[str, Any],
-    model: TrainedModel,
-    data: PictureRefs,
-    held_out: PictureRefs,
-    tuning: Tune,
-    base: Retrain,
-    stream: tuple[int, int],
-    board: Any,
+    config: dict[str, Any], task: Task, data: PictureRefs, held_out: PictureRefs, board: Any
 ) -> None:
     torch.set_num_threads(1)
-    seed, generation = stream
-    values = point["point"]
-    recipe = Recipe(
-        passes=tuning.passes,
-        batch=base.batch,
-        shards=base.shards,
-        label_weight=base.label_weight,
-        **values,
-    )
-    module = model.build()
-    trainer = Trainer(
-        module, data.fetch(), recipe, (seed, "tune", generation), range(base.shards), alone
-    )
+    point = config["point"]
+    recipe = replace(task.recipe, **point)
+    module = task.model.build()
+    trainer = Trainer(module, data.fetch(), recipe, task.stream, range(recipe.shards), alone)
     for _ in range(recipe.passes):
         trainer.train_pass()
     pictures = held_out.fetch()
     logits = torch.from_numpy(logits_of(module, ray.get([w.pictures for w in held_out.windows])))
-    loss = float(pictures.loss(logits, np.arange(len(pictures)), base.label_weight))
-    board.add.remote(1, f"learning rate {values['learning_rate']:.2g}: loss {loss:.4f}")
+    loss = float(pictures.loss(logits, np.arange(len(pictures)), recipe.label_weight))
+    board.add.remote(1, f"learning rate {point['learning_rate']:.2g}: loss {loss:.4f}")
     tune.report({"loss": loss})

@@ -31,3 +31,9 @@ class TaughtWindow:
 
 
 Windows = dict[str, tuple[Window, ...]]
+
+
+def first(windows: tuple[Window, ...], pictures: int) -> tuple[Window, ...]:
+    """As many windows from the beginning as hold that many pictures, or all."""
+    sizes = np.cumsum([window.size for window in windows])
+    return windows[: 1 + int(np.searchsorted(sizes, pictures))]

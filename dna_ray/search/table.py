@@ -9,6 +9,7 @@ chosen in the block before. A path's row holds its cost behind the *first* cell 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ class BlockPaths:
     ops: tuple[str, ...]  # P texts, comma-joined
     loss: Array  # (P,) float64
     costs: Array  # (P, C) float64
+
+    @cached_property
+    def first_op(self) -> Array:
+        """(P,) the text of every path's first op."""
+        return np.array([ops.partition(",")[0] for ops in self.ops])
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,9 @@ class Ratings:
         """(P, C): what each path of `block` (0-based) costs more behind `input_width` channels."""
         paths = self.blocks[block]
         extra = np.zeros_like(paths.costs)
-        first_ops = np.array([ops.partition(",")[0] for ops in paths.ops])
         for edge in self.edges:
             if (edge.block, edge.input_width) == (block + 1, input_width):
-                extra[(paths.cell == edge.cell) & (first_ops == edge.op)] += edge.costs
+                extra[(paths.cell == edge.cell) & (paths.first_op == edge.op)] += edge.costs
         return extra
 
     def head_costs(self, width: int) -> Array:

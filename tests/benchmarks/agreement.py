@@ -63,8 +63,8 @@ def _features(recipe: str, seed: int, folder: Path) -> tuple[list[Any], list[Any
     windows = plain.make_windows(load_pictures("solar"), job, resolution)
     sizes = np.cumsum([len(w) for w in windows.pictures["train"]])
     count = 1 + int(np.searchsorted(sizes, job.features.images))
-    taught = plain.teach(teacher, cut, windows.pictures["train"][:count])
-    held_out = plain.teach(teacher, cut, windows.pictures["rating"])
+    taught = plain.teach_windows(teacher, cut, windows.pictures["train"][:count])
+    held_out = plain.teach_windows(teacher, cut, windows.pictures["rating"])
     return [f for f, _ in taught], [f for f, _ in held_out]
 
 

@@ -60,8 +60,8 @@ def generation(threads: int) -> float:
     cut = cut_teacher(teacher, space.reductions, resolution)
     pixels = (teacher.spec.mean, teacher.spec.std)
     count = -(-job.features.images // job.features.window)
-    taught = plain.teach(teacher, cut, train[:count])
-    held_out = plain.teach(teacher, cut, windows.pictures["rating"])
+    taught = plain.teach_windows(teacher, cut, train[:count])
+    held_out = plain.teach_windows(teacher, cut, windows.pictures["rating"])
     known = [logits for _, logits in taught]
     soft = soft_labels(np.concatenate([*known, logits_of(teacher.build(), train[count:])]))
     losses: list[list[np.ndarray]] = [[] for _ in space.blocks]

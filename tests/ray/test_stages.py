@@ -79,7 +79,7 @@ def pure_windows(pictures: Pictures, job: Job) -> plain.Windows:
 def pure_cells(
     space: Space, cut: Cut, teacher: TrainedModel, pure_windows: plain.Windows, job: Job
 ) -> dict[tuple[int, int], dict[str, torch.Tensor]]:
-    taught = plain.teach(teacher, cut, pure_windows.pictures["train"])
+    taught = plain.teach_windows(teacher, cut, pure_windows.pictures["train"])
     boundaries = [features for features, _ in taught]
     return {
         where: plain.distill(space, cut, PIXELS, boundaries, job, where).net.state_dict()
@@ -106,7 +106,7 @@ def test_features(
     local: Session, windows: Windows, pure_windows: plain.Windows, teacher: TrainedModel, cut: Cut
 ) -> None:
     taught = teach(local, teacher, cut, windows["train"])
-    expected = plain.teach(teacher, cut, pure_windows.pictures["train"])
+    expected = plain.teach_windows(teacher, cut, pure_windows.pictures["train"])
     for window, (features, logits) in zip(taught, expected, strict=True):
         for ref, feature in zip(window.boundaries, features, strict=True):
             assert np.array_equal(ray.get(ref), feature)
@@ -164,7 +164,7 @@ def test_rate(
 ) -> None:
     taught = teach(local, teacher, cut, windows["rating"])
     losses = rate(local, space, cut, PIXELS, pure_cells, taught, job.rate, RESOLUTION)
-    held_out = [f for f, _ in plain.teach(teacher, cut, pure_windows.pictures["rating"])]
+    held_out = [f for f, _ in plain.teach_windows(teacher, cut, pure_windows.pictures["rating"])]
     for block, cell in plain.cells(space):
         first = job.rate.recalibration
         data = plain.rating_set(held_out, block, first, slice(first, first + job.rate.images))

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dna_ray.errors import UserError
 from dna_ray.network import CellNet, build_cell, build_network
-from dna_ray.network.layers import MBConv
+from dna_ray.network.layers import DepthwiseConv, MBConv, quicken
 from dna_ray.network.model import (
     ModelSpec,
     TimmSpec,
@@ -322,3 +322,49 @@ def test_new_classes_keep_all_but_the_last_layer(model: TrainedModel, classes: i
     with torch.inference_mode():
         logits = adapted.build()(pictures)
     assert torch.equal(logits, torch.zeros(4, classes))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_depthwise_convolution_is_torchs_own(side: int, kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    ours = DepthwiseConv(6, 6, kernel, stride, kernel // 2, groups=6, bias=False)
+    theirs = nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=6, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 6, side, side)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [layer(i) for layer, i in zip((ours, theirs), inputs, strict=True)]
+    gradient = torch.randn_like(outputs[1])
+    for output in outputs:
+        output.backward(gradient)
+    assert torch.allclose(outputs[0], outputs[1], atol=1e-6)
+    assert ours.weight.grad is not None
+    assert theirs.weight.grad is not None
+    assert torch.allclose(ours.weight.grad, theirs.weight.grad, atol=1e-5)
+    assert inputs[0].grad is not None
+    assert inputs[1].grad is not None
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet18"])
+def test_quickening_changes_no_answer(name: str) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model(name).eval()
+    x, state = torch.randn(2, 3, 64, 64), network.state_dict()
+    with torch.inference_mode():
+        before = network(x)
+        after = quicken(network)(x)
+    assert torch.allclose(before, after, rtol=1e-4, atol=1e-5)
+    assert network.state_dict().keys() == state.keys()
+    quick = sum(isinstance(layer, DepthwiseConv) for layer in network.modules())
+    depthwise = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert quick == sum(type(m) is DepthwiseConv for m in depthwise)
+    assert (quick > 0) == (len(depthwise) > 0)
+
+
+def test_counting_leaves_the_mode_as_it_was() -> None:
+    module = build_model(TIMM)
+    for mode in (True, False):
+        module_costs(module.train(mode), 32)
+        assert module.training is mode
