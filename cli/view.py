@@ -21,7 +21,7 @@ class TerminalView:
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description:>10}"),
+            TextColumn("{task.description:>11}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
@@ -31,7 +31,11 @@ class TerminalView:
             console=self._console,
             transient=True,
         )
-        self._task: TaskID | None = None
+        self._task = self._bar("start", None)
+
+    def _bar(self, title: str, total: int | None) -> TaskID:
+        """A bar; one without a total pulses."""
+        return self._progress.add_task(title, total=total, detail="")
 
     def start(self) -> None:
         """Take the terminal's last line."""
@@ -47,22 +51,21 @@ class TerminalView:
 
     def stage(self, title: str, total: int, unit: str) -> None:
         """Begin a new bar."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(title, total=total, detail="")
+        self._progress.remove_task(self._task)
+        self._task = self._bar(title, total)
 
     def advance(self, steps: int, detail: str = "") -> None:
         """Move the bar."""
-        if self._task is not None:
-            self._progress.update(self._task, advance=steps, detail=detail)
+        if detail:
+            self._progress.update(self._task, detail=detail)
+        self._progress.advance(self._task, steps)
 
     def end_stage(self, seconds: float) -> None:
         """Turn the bar into a line."""
-        if self._task is not None:
-            title = self._progress.tasks[-1].description
-            self._progress.remove_task(self._task)
-            self._task = None
-            self.note(f"{title:>10}  {seconds:7.1f} s")
+        (task,) = self._progress.tasks
+        self.note(f"{task.description:>11}  {seconds:7.1f} s")
+        self._progress.remove_task(self._task)
+        self._task = self._bar(f"after {task.description}", None)
 
 
 class LineView:

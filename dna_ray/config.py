@@ -34,7 +34,7 @@ class Features:
     strength of colour jitter; `erasing` the probability of random erasing.
     """
 
-    images: int = 768
+    images: int = 384
     views: int = 2
     window: int = 128
     crop: float = 0.5
@@ -58,7 +58,7 @@ class Distill:
     """
 
     epochs: int = 8
-    batch: int = 32
+    batch: int = 16
     paths_per_minibatch: int = 1
     sampling: Sampling = "fair"
     learning_rate: float = 0.005

@@ -31,8 +31,11 @@ _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
-# On one machine there is no node to be taken away, and a process less to start for each Train run.
-_LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# Starting processes is what Ray costs most on a small machine, as each imports torch anew.
+_LOCAL_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one machine has no node to be taken away
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",  # the next stage uses them again
+}
 
 
 @dataclass(frozen=True)

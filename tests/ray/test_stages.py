@@ -1,9 +1,12 @@
 """Every remote stage gives what the same functions give in plain Python; a killed worker, too."""
 
+import json
 import os
+import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ import pytest
 import ray
 import torch
 
-from dna_ray.config import Job, job_from_tree, put, setting
+from dna_ray.config import Job, job_from_tree, job_to_toml, put, setting
 from dna_ray.data import Pictures, load_pictures
+from dna_ray.generations import make_plan, search
 from dna_ray.network.model import TrainedModel, build_model, trained
 from dna_ray.remote.distill import distill, plan_ranks
 from dna_ray.remote.features import make_windows, predict, teach
@@ -23,6 +27,7 @@ from dna_ray.remote.retrain import PictureRefs, Task, retrain
 from dna_ray.remote.session import Session
 from dna_ray.remote.windows import Windows
 from dna_ray.retrain import PictureSet, Recipe, logits_of
+from dna_ray.rundir import RunFolder
 from dna_ray.space import Architecture, Space, load_space, network_spec
 from dna_ray.teacher import Cut, cut_teacher
 from tests import plain, tiny
@@ -197,6 +202,31 @@ def test_retrain(
     assert [(r["network"], r["pass"]) for r in rows] == [
         (name, number) for name in ("one", "two") for number in (1, 2)
     ]
+
+
+def test_a_search_without_labels(
+    local: Session, task_files: Path, teacher: TrainedModel, job: Job, space: Space, tmp_path: Path
+) -> None:
+    """A flat folder: the found network learns the teacher's soft labels and is held against it."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for picture in sorted((task_files / "pictures").rglob("*.png")):
+        shutil.copy(picture, flat / f"{picture.parent.name}-{picture.name}")
+    short = replace(
+        job, data=str(flat), distill=replace(job.distill, epochs=1), generations=1, limits={}
+    )
+    plan = make_plan(short, space, load_pictures(short.data), teacher)
+    run = RunFolder.create(tmp_path / "run", job_to_toml(short), short.seed)
+    (result,) = search(local, run, plan)
+    assert result["metrics"]["teacher"]["agreement_top1"] == 1
+    assert result["metrics"]["teacher"]["kl"] == pytest.approx(0, abs=1e-6)
+    found = result["metrics"]["found"]
+    assert 0 <= found["agreement_top1"] <= found["agreement_top5"] == 1  # there are two classes
+    assert found["kl"] > 0
+    assert not run.has("teacher.safetensors")  # without labels nothing is adapted
+    rows = run.path / "generation-1" / "metrics.jsonl"
+    losses = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert {row["network"] for row in losses if row["stage"] == "train"} == {"found"}
 
 
 def test_a_plan_gives_every_cell_to_one_rank() -> None:

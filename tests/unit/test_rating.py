@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dna_ray.errors import UserError
 from dna_ray.network import CellNet, build_cell
 from dna_ray.rating import RatingSet, rate_cell, relative_l1
 from dna_ray.space import Op, Space
@@ -171,3 +172,9 @@ def test_relative_l1_of_equal_features_is_0_and_of_their_mean_is_below_1() -> No
     mean = torch.full_like(teacher, float(teacher.mean()))
     assert relative_l1([mean], teacher) == pytest.approx((2 / np.pi) ** 0.5, abs=0.05)
     assert relative_l1([3 * mean], 3 * teacher) == pytest.approx(relative_l1([mean], teacher))
+
+
+def test_a_teacher_that_does_not_vary_is_refused() -> None:
+    features = torch.full((4, 3, 2, 2), 1.5)
+    with pytest.raises(UserError, match="must vary over the rating pictures"):
+        relative_l1([torch.randn(4, 3, 2, 2)], features)
