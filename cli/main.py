@@ -4,9 +4,7 @@
 """
 
 import importlib
-import os
 import sys
-import traceback
 from collections.abc import Iterator
 
 import click
@@ -82,15 +80,14 @@ def _say(kind: str, message: str) -> None:
 
 def _failure(error: Exception) -> int:
     """Say what went wrong: a user's mistake that a worker found, or a failure with its place."""
-    for cause in _causes(error):
+    causes = list(_causes(error))
+    for cause in causes:
         if isinstance(cause, UserError):
             _say("error", str(cause.args[0]))
             return 2
-    if os.environ.get("DNA_RAY_TRACEBACK"):
-        traceback.print_exception(error)
-    *_, last = _causes(error)
-    _say("failed", f"{type(last).__name__}: {last}")
-    click.echo("(set DNA_RAY_TRACEBACK=1 for the trace)", err=True)
+    notes = [note for cause in causes for note in getattr(cause, "__notes__", ())]
+    place = f"{', '.join(dict.fromkeys(notes))}: " if notes else ""
+    _say("failed", f"{place}{type(causes[-1]).__name__}: {causes[-1]}")
     return 1
 
 

@@ -2,13 +2,24 @@
 
 import json
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dna_ray.config import Job, job_from_tree, job_to_toml, parse_job, put, setting
+from dna_ray.config import (
+    Job,
+    differences,
+    job_from_tree,
+    job_to_toml,
+    parse_job,
+    put,
+    setting,
+)
 from dna_ray.errors import UserError, read_text
 from dna_ray.rundir import RunFolder
 from dna_ray.space import Space, load_space, parse_space
@@ -67,7 +78,7 @@ def command(
         view.note(f"dna-ray search: {job.data}, space {job.space}, teacher {job.teacher}")
 
         # Torch and Ray take seconds to import: the line above comes first.
-        from dna_ray.data import load_pictures
+        from dna_ray.data import fingerprint, load_pictures
         from dna_ray.generations import make_plan, search
         from dna_ray.remote.session import session
         from dna_ray.teacher import load_teacher
@@ -75,15 +86,19 @@ def command(
         pictures = load_pictures(job.data)
         if pictures.notice:
             view.note(pictures.notice)
-        plan = make_plan(job, space, pictures, load_teacher(job.teacher))
+        teacher = load_teacher(job.teacher)
+        plan = make_plan(job, space, pictures, teacher)
+        inputs = {"the data": fingerprint(pictures), "the teacher": teacher.fingerprint}
         if run is None:
-            run = _create(out, job, space)
+            run = _create(out, job, space, inputs)
         limit = " and ".join(f"{name} <= {amount(value)}" for name, value in plan.limits.items())
         view.note(f"{space.architectures:,} architectures, limit {limit}; run folder {run.path}")
-        with session(view, address=address, workers=workers, verbose=verbose) as ray_session:
-            if ray_session.dashboard:
-                view.note(f"Ray dashboard: http://{ray_session.dashboard}")
-            results = search(ray_session, run, plan)
+        with run.locked(), _logged(run, verbose):
+            run.check_inputs(inputs)
+            with session(view, address=address, workers=workers, verbose=verbose) as ray_session:
+                if ray_session.dashboard:
+                    view.note(f"Ray dashboard: http://{ray_session.dashboard}")
+                results = search(ray_session, run, plan)
     seconds = time.perf_counter() - start
     if as_json:
         tree = {"run": str(run.path), "seconds": round(seconds, 3), "generations": results}
@@ -120,11 +135,10 @@ def _resumed(folder: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, Space
     run = RunFolder.open(folder)
     recorded = parse_job(run.config, f"'{folder}/config.toml'")
     job = job_from_tree(recorded)
-    asked = job_from_tree(recorded | given)
-    if asked != job:
-        names = [name for name in given if getattr(asked, name) != getattr(job, name)]
+    differing = differences(job, job_from_tree(_merged(recorded, given)))
+    if differing:
         raise UserError(
-            f"a run is resumed with its own settings, but {', '.join(names)} differ from "
+            f"a run is resumed with its own settings, but {', '.join(differing)} would differ from "
             f"'{folder}/config.toml'; leave them out, or start a new run"
         )
     if run.has("space.toml"):
@@ -132,11 +146,33 @@ def _resumed(folder: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, Space
     return job, run, load_space(job.space)
 
 
-def _create(out: Path | None, job: Job, space: Space) -> RunFolder:
+def _merged(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with what is given in the place of its own, section by section."""
+    return tree | {
+        key: _merged(tree.get(key, {}), value) if isinstance(value, dict) else value
+        for key, value in given.items()
+    }
+
+
+def _create(out: Path | None, job: Job, space: Space, inputs: dict[str, str]) -> RunFolder:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     path = out or Path("runs") / f"{Path(job.data).name}-{space.name}-{stamp}"
     source = read_text(Path(job.space), "a space file") if job.space.endswith(".toml") else None
-    return RunFolder.create(path, job_to_toml(job), job.seed, source)
+    return RunFolder.create(path, job_to_toml(job), job.seed, source, inputs)
+
+
+@contextmanager
+def _logged(run: RunFolder, verbose: bool) -> Iterator[None]:
+    """Keep the trace of a failure in the run folder, and show it with -v."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception:
+        run.log(traceback.format_exc())
+        if verbose:
+            traceback.print_exc()
+        raise
 
 
 def _show(results: list[dict[str, Any]], path: Path, seconds: float) -> None:

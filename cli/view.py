@@ -7,12 +7,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as TimeLeftColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from dna_ray.progress import View
 
 _SILENCE = 4.0
+
+
+class _SpeedColumn(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing until it is known."""
+        return Text(f"{task.speed:.1f} {task.fields['unit']}/s" if task.speed else "")
 
 
 class TerminalView:
@@ -21,21 +39,23 @@ class TerminalView:
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description:>11}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.description:>15}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _SpeedColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeLeftColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}"),
             console=self._console,
             transient=True,
         )
-        self._task = self._bar("start", None)
+        self._prefix = ""
+        self._task = self._bar("start", None, "")
 
-    def _bar(self, title: str, total: int | None) -> TaskID:
+    def _bar(self, title: str, total: int | None, unit: str) -> TaskID:
         """A bar; one without a total pulses."""
-        return self._progress.add_task(title, total=total, detail="")
+        return self._progress.add_task(self._prefix + title, total=total, detail="", unit=unit)
 
     def start(self) -> None:
         """Take the terminal's last line."""
@@ -49,10 +69,15 @@ class TerminalView:
         """Print a line above the bar."""
         self._console.print(text, highlight=False)
 
+    def generation(self, number: int, total: int, teacher: str) -> None:
+        """Print a line, and say from now on which generation it is."""
+        self.note(f"generation {number} of {total}, teacher: {teacher}")
+        self._prefix = f"{number}/{total} "
+
     def stage(self, title: str, total: int, unit: str) -> None:
         """Begin a new bar."""
         self._progress.remove_task(self._task)
-        self._task = self._bar(title, total)
+        self._task = self._bar(title, total, unit)
 
     def advance(self, steps: int, detail: str = "") -> None:
         """Move the bar."""
@@ -63,9 +88,9 @@ class TerminalView:
     def end_stage(self, seconds: float) -> None:
         """Turn the bar into a line."""
         (task,) = self._progress.tasks
-        self.note(f"{task.description:>11}  {seconds:7.1f} s")
+        self.note(f"{task.description:>15}  {seconds:7.1f} s")
         self._progress.remove_task(self._task)
-        self._task = self._bar(f"after {task.description}", None)
+        self._task = self._bar("next", None, "")
 
 
 class LineView:
@@ -75,8 +100,8 @@ class LineView:
         self._start = time.monotonic()
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._last = 0.0
-        self._title, self._unit, self._detail = "start", "steps", ""
+        self._last = self._first_step = 0.0
+        self._prefix, self._title, self._unit, self._detail = "", "start", "steps", ""
         self._done, self._total = 0, 0
         self._thread = threading.Thread(target=self._beat, name="log lines", daemon=True)
 
@@ -94,16 +119,23 @@ class LineView:
         with self._lock:
             self._print(text)
 
+    def generation(self, number: int, total: int, teacher: str) -> None:
+        """Print one line, and say from now on which generation it is."""
+        self.note(f"generation {number} of {total}, teacher: {teacher}")
+        self._prefix = f"{number}/{total} "
+
     def stage(self, title: str, total: int, unit: str) -> None:
         """Say what begins."""
         with self._lock:
-            self._title, self._unit, self._detail = title, unit, ""
+            self._title, self._unit, self._detail = self._prefix + title, unit, ""
             self._done, self._total = 0, total
-            self._print(f"{title}: {total:,} {unit}")
+            self._print(f"{self._title}: {total:,} {unit}")
 
     def advance(self, steps: int, detail: str = "") -> None:
         """Count; the next line says so."""
         with self._lock:
+            if not self._done:  # speed counts from here: what came before was start-up
+                self._first_step = time.monotonic()
             self._done += steps
             self._detail = detail or self._detail
 
@@ -122,8 +154,12 @@ class LineView:
     def _state(self) -> str:
         if not self._total:
             return f"{self._title}: ..."
-        detail = f"; {self._detail}" if self._detail else ""
-        return f"{self._title}: {self._done:,} of {self._total:,} {self._unit}{detail}"
+        state = f"{self._title}: {self._done:,} of {self._total:,} {self._unit}"
+        elapsed = time.monotonic() - self._first_step
+        if 0 < self._done < self._total and elapsed > 1:
+            speed = self._done / elapsed
+            state += f", {speed:.2g}/s, {(self._total - self._done) / speed:.0f} s left"
+        return f"{state}; {self._detail}" if self._detail else state
 
     def _print(self, text: str) -> None:
         self._last = time.monotonic()

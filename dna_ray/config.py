@@ -208,6 +208,20 @@ def job_to_toml(job: Job) -> str:
     return tomli_w.dumps(_plain(dataclasses.asdict(job)))
 
 
+def differences(one: Job, other: Job) -> list[str]:
+    """The keys, `SECTION.KEY`, in which two configurations differ."""
+    trees = [_flat(dataclasses.asdict(job), "") for job in (one, other)]
+    return [key for key in trees[0] | trees[1] if trees[0].get(key) != trees[1].get(key)]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix + key
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
 def setting(text: str) -> tuple[list[str], Any]:
     """Split `SECTION.KEY=VALUE` into its path and its value, which is read as TOML or as a word."""
     name, equals, value = text.partition("=")

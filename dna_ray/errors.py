@@ -1,12 +1,26 @@
 """What a user can be told: one line that says what must hold, what was given and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
 
 class UserError(Exception):
     """The input is wrong. The command line prints the message alone and exits with status 2."""
+
+
+@contextmanager
+def noted(place: str) -> Iterator[None]:
+    """Add to whatever fails in the body where that was, such as a stage, or a block and cell.
+
+    The notes travel with an exception from a worker to the driver; the command line shows them.
+    """
+    try:
+        yield
+    except Exception as error:
+        error.add_note(place)
+        raise
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 
 from dna_ray.config import Job
 from dna_ray.data import Pictures
+from dna_ray.errors import noted
 from dna_ray.network.model import (
     ModelSpec,
     TrainedModel,
@@ -161,7 +162,8 @@ class _Driver:
         """Measure a stage into the manifest and tell the view when it ends."""
         start = time.perf_counter()
         try:
-            yield
+            with noted(f"generation {generation}, {name}"):
+                yield
         finally:
             seconds = time.perf_counter() - start
             self.run.add_seconds(f"generation-{generation}/{name}", seconds)
@@ -251,9 +253,7 @@ class _Generation:
         self._run, self._plan, self._job = driver.run, driver.plan, driver.job
         self._stream = (driver.job.seed, number)
         self._taught: dict[str, tuple[TaughtWindow, ...]] | None = None
-        driver.session.view.note(
-            f"generation {number} of {driver.job.generations}: {self._title()}"
-        )
+        driver.session.view.generation(number, driver.job.generations, self._title())
 
     def _title(self) -> str:
         if self._number > 1:

@@ -9,6 +9,9 @@ class View(Protocol):
     def note(self, text: str) -> None:
         """Show one line that stays."""
 
+    def generation(self, number: int, total: int, teacher: str) -> None:
+        """A generation begins, with this teacher."""
+
     def stage(self, title: str, total: int, unit: str) -> None:
         """A stage begins that will take `total` steps, called `unit`."""
 
@@ -23,6 +26,9 @@ class Silent:
     """A view that shows nothing."""
 
     def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def generation(self, number: int, total: int, teacher: str) -> None:
         """Show nothing."""
 
     def stage(self, title: str, total: int, unit: str) -> None:

@@ -2,18 +2,23 @@
 
 config.toml            the whole configuration, defaults included
 space.toml             the space, where it is the user's own
-manifest.json          versions, seed, checksums of all records, seconds of all stages
+manifest.json          versions, seed, fingerprints of what is read from elsewhere, checksums of all
+                       records, seconds of all stages
+log.txt                traces of failures
 teacher.safetensors    the first teacher as adapted to the task
 generation-N/          cells.safetensors, ratings.parquet, front.parquet, architecture.json,
                        tune.json, model.safetensors, scaled.safetensors (the next generation's
                        teacher), result.json, and metrics.jsonl (curves, appended)
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,8 +38,18 @@ class RunFolder:
         self._manifest = manifest
 
     @classmethod
-    def create(cls, path: Path, config: str, seed: int, space: str | None = None) -> "RunFolder":
-        """Make a new run folder; raises UserError where something is in the way."""
+    def create(
+        cls,
+        path: Path,
+        config: str,
+        seed: int,
+        space: str | None = None,
+        inputs: Mapping[str, str] | None = None,
+    ) -> "RunFolder":
+        """Make a new run folder; raises UserError where something is in the way.
+
+        `inputs` are the fingerprints of what the run reads from elsewhere, by what that is called.
+        """
         try:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise UserError(
@@ -43,7 +58,7 @@ class RunFolder:
                 )
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path, {"format": FORMAT, "seed": seed, "versions": _versions()})
-            run._manifest |= {"files": {}, "seconds": {}}
+            run._manifest |= {"inputs": dict(inputs or {}), "files": {}, "seconds": {}}
             if space is not None:
                 run.write("space.toml", space.encode())
             run.write("config.toml", config.encode())
@@ -61,7 +76,7 @@ class RunFolder:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             ours = manifest["format"] == FORMAT
-            ours &= all(isinstance(manifest[key], dict) for key in ("files", "seconds"))
+            ours &= all(isinstance(manifest[key], dict) for key in ("inputs", "files", "seconds"))
         except (OSError, ValueError, KeyError, TypeError):
             ours = False
         if not ours:
@@ -70,6 +85,41 @@ class RunFolder:
                 "check the path"
             )
         return cls(path, manifest)
+
+    def check_inputs(self, inputs: Mapping[str, str]) -> None:
+        """Raise UserError where something that the run reads is not what it began with."""
+        changed = [
+            name for name, known in self._manifest["inputs"].items() if inputs[name] != known
+        ]
+        if changed:
+            raise UserError(
+                f"a run goes on with what it began with, but {' and '.join(changed)} changed since "
+                f"'{self.path}' was made; bring the former back, or start a new run"
+            )
+
+    def log(self, text: str) -> None:
+        """Append to the folder's log, for whoever looks for the cause of a failure."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now().isoformat(timespec='seconds')} {text.rstrip()}\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out; raises UserError where one is at work already.
+
+        The lock is the kernel's, on the folder itself: it ends with the process, however that ends.
+        """
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"one search at a time works on a run folder, but another is at work on "
+                    f"'{self.path}'; wait for it, or give another --out"
+                ) from None
+            yield
+        finally:
+            os.close(folder)
 
     @property
     def config(self) -> str:
@@ -107,11 +157,21 @@ class RunFolder:
         return json.loads(self.read(name))
 
     def measure(self, generation: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows to a generation's metrics."""
+        """Put the rows of a stage into a generation's metrics, in place of any it has left before.
+
+        Rows belong together by `stage` and, where several networks train, `network`.
+        """
+
+        def kind(row: Mapping[str, Any]) -> tuple[Any, Any]:
+            return row["stage"], row.get("network")
+
         path = self.path / self.file(generation, "metrics.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        replaced = {kind(row) for row in rows}
+        kept = [line for line in lines if kind(json.loads(line)) not in replaced]
+        text = "".join(f"{line}\n" for line in [*kept, *map(json.dumps, rows)])
+        _write_whole(path, text.encode())
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Add to the time that a stage has taken, over all attempts."""

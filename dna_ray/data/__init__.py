@@ -1,5 +1,5 @@
 """Pictures: where they come from and what is done to them before a network reads them."""
 
-from dna_ray.data.pictures import SPLITS, Pictures, load_pictures, package_folder
+from dna_ray.data.pictures import SPLITS, Pictures, fingerprint, load_pictures, package_folder
 
-__all__ = ["SPLITS", "Pictures", "load_pictures", "package_folder"]
+__all__ = ["SPLITS", "Pictures", "fingerprint", "load_pictures", "package_folder"]

@@ -1,5 +1,7 @@
 """From a picture file to the pixels that networks read. Pictures are uint8 arrays (H, W, 3)."""
 
+import struct
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -21,6 +23,15 @@ def decode(path: str, side: int) -> Array:
         image.draft("RGB", (side, side))  # JPEG alone: decodes at a fraction of the size
         picture = _rgb(ImageOps.exif_transpose(image))
     return np.asarray(ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC))
+
+
+def decode_or_reason(path: str, side: int) -> tuple[Array, str]:
+    """A decoded picture and "", or of a file that is none a black one and the reason."""
+    try:
+        return decode(path, side), ""
+    # What Pillow raises for files that are broken, cut off, too large or no pictures at all.
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        return np.zeros((side, side, 3), np.uint8), f"{type(error).__name__}: {error}"
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """Trained models: what to build, and the weights to fill it with; saved as safetensors."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -54,6 +55,14 @@ class TrainedModel:
 
     spec: ModelSpec
     state: dict[str, Tensor]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the specification and of every weight."""
+        digest = hashlib.sha256(repr(self.spec).encode())
+        for name, value in sorted(self.state.items()):
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def build(self) -> nn.Module:
         """The module in evaluation mode and channels-last memory."""

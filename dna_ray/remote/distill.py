@@ -13,6 +13,7 @@ from ray.train.torch import TorchTrainer
 
 from dna_ray.config import Distill
 from dna_ray.distill import CellTrainer
+from dna_ray.errors import noted
 from dna_ray.remote.board import forwarding
 from dna_ray.remote.session import Session
 from dna_ray.remote.train import interruptible, run_config, scaling
@@ -132,7 +133,8 @@ def _train_cells(config: dict[str, Any]) -> None:
             for trainer in trainers:
                 block, cell = trainer.where
                 inputs, targets = ray.get([boundaries[block], boundaries[block + 1]])
-                steps[trainer.where] += trainer.train_window(index, inputs, targets)
+                with noted(f"block {block + 1}, cell {cell}"):
+                    steps[trainer.where] += trainer.train_window(index, inputs, targets)
                 detail = f"block {block + 1}, cell {cell}: loss {steps[trainer.where][-1]:.4f}"
                 config["board"].add.remote(1, detail)
         with tempfile.TemporaryDirectory() as folder:

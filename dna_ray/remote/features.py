@@ -8,6 +8,7 @@ is made again, bit for bit.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import ray
 
 from dna_ray.config import Job
 from dna_ray.data import SPLITS, Pictures
-from dna_ray.data.transforms import augmented_view, decode, plain_view, stored_side
+from dna_ray.data.transforms import augmented_view, decode_or_reason, plain_view, stored_side
 from dna_ray.errors import UserError
 from dna_ray.network.model import TrainedModel
 from dna_ray.randomness import generator, key
@@ -29,6 +30,10 @@ Array = np.ndarray
 
 # How many pictures a split must have for plain views to be enough to test on.
 _TEST_PICTURES = 32
+
+# The largest share of files that may turn out to be no pictures, and how many of them are named.
+_BROKEN_SHARE = 0.1
+_NAMED = 10
 
 
 def make_windows(session: Session, pictures: Pictures, job: Job, resolution: int) -> Windows:
@@ -54,8 +59,16 @@ def make_windows(session: Session, pictures: Pictures, job: Job, resolution: int
         )
     ]
     session.view.stage("pictures", len(chunks), "chunks")
-    stored = _decode(pictures, [chunk for _, chunk in chunks], stored_side(resolution))
+    stored, reasons = _decode(pictures, [chunk for _, chunk in chunks], stored_side(resolution))
     session.view.advance(len(chunks))
+    broken = [
+        (int(index), reason)
+        for (_, chunk), part in zip(chunks, reasons, strict=True)
+        for index, reason in zip(chunk, part, strict=True)
+        if reason
+    ]
+    if broken:
+        session.view.note(_left_out(pictures, broken))
     windows: dict[str, list[Window]] = {split: [] for split in SPLITS}
     views = {
         split: (0,)
@@ -64,59 +77,97 @@ def make_windows(session: Session, pictures: Pictures, job: Job, resolution: int
         for split in SPLITS
     }
     for split in SPLITS:
-        parts = [(c, ref) for (s, c), ref in zip(chunks, stored, strict=True) if s == split]
+        parts = [
+            (chunk, np.flatnonzero(reason == ""), ref)
+            for (s, chunk), ref, reason in zip(chunks, stored, reasons, strict=True)
+            if s == split
+        ]
         per_window = max(1, job.features.window // len(parts[0][0]))
         for start in range(0, len(views[split]), per_window):
             taken = views[split][start : start + per_window]
-            for chunk, ref in parts:
-                windows[split].append(_window(pictures, chunk, ref, taken, job, resolution))
+            for chunk, whole, ref in parts:
+                if len(whole):
+                    windows[split].append(
+                        _window(pictures, chunk, whole, ref, taken, job, resolution)
+                    )
+        if not windows[split]:
+            raise UserError(
+                f"each split must have a picture or more that can be read, but of the "
+                f"{len(order[split])} in the {split} split there is none; give more pictures"
+            )
     return {split: tuple(parts) for split, parts in windows.items()}
 
 
-def _decode(pictures: Pictures, chunks: Sequence[Array], side: int) -> list[Any]:
-    """One reference to uint8 (N, side, side, 3) per chunk of picture indices."""
+def _left_out(pictures: Pictures, broken: Sequence[tuple[int, str]]) -> str:
+    """What to say of files that are no pictures; raises UserError where they are too many."""
+    count, total = len(broken), len(pictures.paths)
+    first, reason = broken[0]
+    if count > _BROKEN_SHARE * total:
+        raise UserError(
+            f"nine tenths of the pictures must be readable, but {count} of {total} are not, such "
+            f"as '{pictures.paths[first]}' ({reason}); remove or mend them"
+        )
+    names = sorted(Path(pictures.paths[index]).name for index, _ in broken)
+    shown = ", ".join(names[:_NAMED]) + (f" and {count - _NAMED} more" if count > _NAMED else "")
+    return f"{count} of {total} pictures cannot be read and are left out: {shown}"
+
+
+def _decode(
+    pictures: Pictures, chunks: Sequence[Array], side: int
+) -> tuple[list[Any], list[Array]]:
+    """One reference to uint8 (N, side, side, 3) per chunk of picture indices, and (N,) texts.
+
+    A text is empty, or says why the file is no picture.
+    """
     tables = [pa.table({"path": [pictures.paths[i] for i in chunk]}) for chunk in chunks]
     dataset = ray.data.from_arrow(tables)
     dataset.context.execution_options.preserve_order = True
     dataset.set_name("pictures")
 
     def decode_batch(batch: dict[str, Array]) -> dict[str, Array]:
-        return {"picture": np.stack([decode(path, side) for path in batch["path"]])}
+        decoded, reasons = zip(
+            *(decode_or_reason(path, side) for path in batch["path"]), strict=True
+        )
+        return {"picture": np.stack(decoded), "reason": np.array(reasons, dtype=object)}
 
     decoded = dataset.map_batches(decode_batch, batch_size=None).materialize()
     refs: list[Any] = decoded.to_numpy_refs(column="picture")
-    return refs
+    return refs, ray.get(decoded.to_numpy_refs(column="reason"))
 
 
 def _window(
     pictures: Pictures,
     chunk: Array,
+    whole: Array,
     stored: Any,
     views: tuple[int, ...],
     job: Job,
     resolution: int,
 ) -> Window:
-    """Submit the task that draws some views of a chunk; view 0 is the plain one."""
+    """Submit the task that draws some views of a chunk's whole pictures; view 0 is plain."""
+    members = chunk[whole]
     # A picture's stream is keyed by its place in the set, which is in the order of the names.
     keys = [
-        [key(job.seed, "view", int(i), view) if view else None for i in chunk] for view in views
+        [key(job.seed, "view", int(i), view) if view else None for i in members] for view in views
     ]
-    ref = task(_draw, name="draw views").remote(stored, keys, resolution, job.features)
+    ref = task(_draw, name="draw views").remote(stored, whole, keys, resolution, job.features)
     labels = None
     if pictures.labelled:
-        labels = np.tile(np.array(pictures.labels, np.int64)[chunk], len(views))
-    return Window(ref, labels, len(chunk) * len(views))
+        labels = np.tile(np.array(pictures.labels, np.int64)[members], len(views))
+    return Window(ref, labels, len(members) * len(views))
 
 
 @single_threaded
-def _draw(stored: Array, keys: list[list[int | None]], resolution: int, features: Any) -> Array:
+def _draw(
+    stored: Array, whole: Array, keys: list[list[int | None]], resolution: int, features: Any
+) -> Array:
     return np.stack(
         [
             plain_view(picture, resolution)
             if picture_key is None
             else augmented_view(picture, resolution, features, picture_key)
             for view in keys
-            for picture, picture_key in zip(stored, view, strict=True)
+            for picture, picture_key in zip(stored[whole], view, strict=True)
         ]
     )
 

@@ -8,6 +8,7 @@ import torch
 
 from dna_ray.config import Rate
 from dna_ray.data.windows import minibatch
+from dna_ray.errors import noted
 from dna_ray.network.cell import build_cell
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.remote.distill import Where, cell_work
@@ -81,7 +82,8 @@ def _rate(
     net.to(memory_format=torch.channels_last)
     half = len(boundaries) // 2
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
-    return np.array(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
+    with noted(f"block {block + 1}, cell {cell}"):
+        return np.array(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
 
 
 def rating_set(inputs: Sequence[Array], targets: Sequence[Array], sizes: Rate) -> RatingSet:

@@ -13,6 +13,7 @@ from ray import train
 from ray.train.torch import TorchTrainer
 from torch import Tensor, distributed
 
+from dna_ray.errors import noted
 from dna_ray.network.model import TrainedModel, trained
 from dna_ray.remote.board import forwarding
 from dna_ray.remote.session import Session
@@ -118,7 +119,8 @@ def _train_networks(config: dict[str, Any]) -> None:
             trainer.restore(started)
             started = None
         for number in range(trainer.passes_done, task.recipe.passes):
-            loss = trainer.train_pass()
+            with noted(f"network {task.name}"):
+                loss = trainer.train_pass()
             rows.append({"stage": "train", "network": task.name, "pass": number + 1, "loss": loss})
             last = number + 1 == task.recipe.passes
             if last:

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import ray
@@ -76,14 +78,18 @@ def session(
         count = workers or os.cpu_count() or 1
         options |= {"address": "local", "num_cpus": count, "include_dashboard": True}
         options |= {"dashboard_host": "127.0.0.1"}
+    folder: Path | None = None
     try:
-        context = ray.init(**({"address": address} | options))
+        context: Any = ray.init(**({"address": address} | options))
     except ConnectionError as error:
         raise UserError(
             f"a Ray cluster must answer at the address, but none does at '{address}' "
             f"({str(error).splitlines()[0]}); check --address"
         ) from None
     try:
+        if address is None:
+            folder = Path(context.address_info["session_dir"])
+            _make_private(Path.home() / ".ray" / "auth_token")
         processors = int(ray.cluster_resources().get("CPU", 0))
         if processors < (workers or 1):
             raise UserError(
@@ -94,6 +100,22 @@ def session(
         yield Session(workers or processors, board, view, context.dashboard_url or "")
     finally:
         ray.shutdown()
+        if folder is not None:
+            _remove(folder)
+
+
+def _make_private(token: Path) -> None:
+    """Let nobody else read the token by which Ray knows its user; Ray makes it readable by all."""
+    if token.is_file():
+        token.chmod(0o600)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a session that is over, and the link to it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    latest = folder.with_name("session_latest")
+    if latest.is_symlink() and not latest.exists():
+        latest.unlink()
 
 
 def single_threaded(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,10 +1,12 @@
 """The main job whole and small, through a real Ray cluster, from the command line."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import tomli_w
+from click.testing import CliRunner
 from safetensors.numpy import load_file
 
+from dna_ray.errors import UserError
+from dna_ray.rundir import RunFolder
 from dna_ray.search import read_ratings, select
 from dna_ray.space import Architecture, load_space, network_costs, network_spec, scale
 from dna_ray.space.costs import cost_table
+from dna_ray_cli.search import command
 from tests import tiny
 
 COMMAND = Path(sys.executable).with_name("dna-ray")
@@ -173,6 +180,46 @@ def test_interrupted_with_one_worker_and_resumed_with_two(
     again = run_search("--resume", out, "--workers", "2")
     assert ratings.stat().st_mtime_ns == made
     assert different_records(finished, again, 1) == []
+
+
+@pytest.fixture
+def copy(finished: dict[str, Any], tmp_path: Path) -> Path:
+    """A finished run of its own pictures, to spoil."""
+    source = Path(finished["run"])
+    job = tomllib.loads((source / "config.toml").read_text())
+    shutil.copytree(job["data"], tmp_path / "pictures")
+    job["data"] = str(tmp_path / "pictures")
+    inputs = json.loads((source / "manifest.json").read_text())["inputs"]
+    space = (source / "space.toml").read_text()
+    run = RunFolder.create(tmp_path / "run", tomli_w.dumps(job), 3, space, inputs)
+    return run.path
+
+
+def refusal(*arguments: str | Path) -> str:
+    """What the command says when it refuses to start, in this process."""
+    result = CliRunner().invoke(command, list(map(str, arguments)))
+    assert isinstance(result.exception, UserError), result.output
+    return str(result.exception)
+
+
+def test_a_changed_setting_is_refused_by_its_key(copy: Path) -> None:
+    said = refusal(
+        "--resume", copy, "--set", "rate.images=9", "--set", "distill.batch=12", "--seed", "4"
+    )
+    assert "but rate.images, seed would differ" in said or "but seed, rate.images would" in said
+
+
+def test_changed_pictures_are_noticed(copy: Path) -> None:
+    picture = copy.parent / "pictures" / "lying" / "3.png"
+    data = bytearray(picture.read_bytes())
+    data[-1] ^= 1
+    picture.write_bytes(data)
+    assert "the data changed since" in refusal("--resume", copy)
+
+
+def test_a_second_search_on_a_folder_is_refused(copy: Path) -> None:
+    with RunFolder.open(copy).locked():
+        assert "another is at work on" in refusal("--resume", copy)
 
 
 def different_records(one: dict[str, Any], other: dict[str, Any], generation: int) -> list[str]:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ import torch
 
 from dna_ray.config import Job, job_from_tree, job_to_toml, put, setting
 from dna_ray.data import Pictures, load_pictures
+from dna_ray.errors import UserError
 from dna_ray.generations import make_plan, search
 from dna_ray.network.model import TrainedModel, build_model, trained
+from dna_ray.progress import Silent
+from dna_ray.randomness import generator
 from dna_ray.remote.distill import distill, plan_ranks
 from dna_ray.remote.features import make_windows, predict, teach
 from dna_ray.remote.rating import rate
@@ -33,6 +37,18 @@ from dna_ray.teacher import Cut, cut_teacher
 from tests import plain, tiny
 
 RESOLUTION = 32
+
+
+class Heard(Silent):
+    """A view that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 PIXELS = ((0.5,) * 3, (0.5,) * 3)
 
 
@@ -105,6 +121,46 @@ def test_windows(windows: Windows, pure_windows: plain.Windows) -> None:
         assert all(np.array_equal(a, b) for a, b in zip(drawn, expected, strict=True))
         labels = np.concatenate([w.labels for w in windows[split] if w.labels is not None])
         assert np.array_equal(labels, pure_windows.labels[split])
+
+
+def spoil(folder: Path, names: Sequence[str]) -> None:
+    """Cut pictures off in the middle, or put text in their place."""
+    for number, name in enumerate(names):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2] if number % 2 else b"no picture")
+
+
+def test_broken_pictures_are_left_out(
+    local: Session, task_files: Path, job: Job, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(task_files / "pictures", folder)
+    before = load_pictures(str(folder))
+    broken = ["lying/0.png", "lying/1.png", "standing/7.png"]
+    spoil(folder, broken)
+    heard = Heard()
+    windows = make_windows(replace(local, view=heard), load_pictures(str(folder)), job, RESOLUTION)
+    assert heard.notes == ["3 of 80 pictures cannot be read and are left out: 0.png, 1.png, 7.png"]
+    for split, members in before.splits.items():
+        whole = [i for i in members if not before.paths[i].endswith(tuple(broken))]
+        views = job.features.views if split == "train" else 1
+        drawn = ray.get([w.pictures for w in windows[split]])
+        assert sum(map(len, drawn)) == views * len(whole)
+        labels = np.concatenate([w.labels for w in windows[split] if w.labels is not None])
+        order = generator(job.seed, "order", split).permutation(members)
+        kept = [before.labels[i] for i in order if i in whole]
+        assert labels.tolist() == kept * views
+        assert all(picture.std() > 10 for picture in np.concatenate(drawn))  # none is black
+
+
+def test_too_many_broken_pictures_are_an_error(
+    local: Session, task_files: Path, job: Job, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(task_files / "pictures", folder)
+    spoil(folder, [f"lying/{number}.png" for number in range(9)])
+    with pytest.raises(UserError, match="9 of 80 are not"):
+        make_windows(local, load_pictures(str(folder)), job, RESOLUTION)
 
 
 def test_features(

@@ -256,13 +256,43 @@ def test_seconds_add_up_over_attempts(run: RunFolder) -> None:
     assert opened.has("config.toml")
 
 
-def test_metrics_are_appended_a_row_a_line(run: RunFolder) -> None:
-    rows: list[dict[str, Any]] = [{"step": 1, "loss": 0.1}, {"step": 2, "loss": 1 / 3}]
-    run.measure(1, rows)
-    run.measure(2, [{"other": "ä\n"}])
-    RunFolder.open(run.path).measure(1, [{"step": 3}])
+def metrics(run: RunFolder, generation: int) -> list[Any]:
+    text = (run.path / f"generation-{generation}" / "metrics.jsonl").read_text(encoding="utf-8")
+    return list(map(json.loads, text.splitlines()))
+
+
+def test_metrics_of_a_stage_replace_those_it_left_before(run: RunFolder) -> None:
+    """A stage that is done again after a kill leaves its rows once."""
+    distill = [{"stage": "distill", "epoch": e, "loss": 1 / 3} for e in (1, 2)]
+    found = [{"stage": "train", "network": "found", "pass": 1, "note": "ä\n"}]
+    teacher = [{"stage": "train", "network": "teacher", "pass": 1}]
+    run.measure(1, teacher)
+    run.measure(1, distill[:1])
+    run.measure(1, found)
+    run.measure(2, distill)
+    RunFolder.open(run.path).measure(1, distill)
     run.measure(1, [])
-    lines = (run.path / "generation-1" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert list(map(json.loads, lines)) == [*rows, {"step": 3}]
-    other = (run.path / "generation-2" / "metrics.jsonl").read_text(encoding="utf-8")
-    assert json.loads(other) == {"other": "ä\n"}
+    assert metrics(run, 1) == [*teacher, *found, *distill]
+    assert metrics(run, 2) == distill
+
+
+def test_one_process_at_a_time_works_on_a_folder(run: RunFolder) -> None:
+    script = (
+        "import sys; from pathlib import Path; from dna_ray.rundir import RunFolder\n"
+        "with RunFolder.open(Path(sys.argv[1])).locked(): print('in', flush=True); input()"
+    )
+    command = [sys.executable, "-c", script, str(run.path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match="another is at work on"), run.locked():
+            pytest.fail("two are at work")
+        other.kill()
+    with run.locked():  # a killed process holds nothing
+        pass
+    with pytest.raises(ValueError, match="from the body"), run.locked():
+        raise ValueError("from the body")
+    with run.locked():
+        pass

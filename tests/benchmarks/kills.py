@@ -1,0 +1,104 @@
+"""The driver killed with SIGKILL at moments of every stage, resumed each time, in one run.
+
+In the end every record must be the undisturbed run's, byte for byte. `lost` is the time from the
+newest record or checkpoint in the run folder to the kill: what is done again. `left` counts the
+processes that are still there ten seconds after the kill.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from tests import tiny
+from tests.benchmarks.report import publish, table
+
+COMMAND = Path(sys.executable).with_name("dna-ray")
+MOMENTS = [  # what is killed, and the file of the run folder at whose appearance
+    ("while pictures are decoded", "manifest.json"),
+    ("while the teacher is adapted", "working/adapt-teacher"),
+    ("when the teacher is adapted", "teacher.safetensors"),
+    ("when distilling begins", "working/distill-generation-1"),
+    ("after an epoch", "working/distill-generation-1/checkpoint_*/*.pt"),
+    ("when rating begins", "generation-1/cells.safetensors"),
+    ("when Tune begins", "generation-1/architecture.json"),
+    ("when retraining begins", "working/retrain-generation-1"),
+    ("after a pass", "working/retrain-generation-1/checkpoint_*/*.pt"),
+    ("when all is trained", "generation-1/model.safetensors"),
+]
+RECORDS = [
+    "generation-1/cells.safetensors",
+    "generation-1/ratings.parquet",
+    "generation-1/front.parquet",
+    "generation-1/architecture.json",
+    "generation-1/tune.json",
+    "generation-1/model.safetensors",
+    "generation-1/metrics.jsonl",
+]
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
+    """A search in the background."""
+    return subprocess.Popen(
+        [COMMAND, "search", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def newest(run: Path) -> float:
+    """When the newest record or checkpoint was written."""
+    files = [
+        f for pattern in ("*", "generation-1/*", "working/*/*/*.pt") for f in run.glob(pattern)
+    ]
+    return max(f.stat().st_mtime for f in files if f.is_file())
+
+
+def kill_at(search: subprocess.Popen[bytes], run: Path, pattern: str) -> tuple[float, int]:
+    """Kill the driver when a file appears; seconds of work lost, and processes left."""
+    while not any(run.glob(pattern)):
+        if search.poll() is not None:
+            sys.exit(f"the search ended with {search.returncode} before {pattern} was there")
+        time.sleep(0.05)
+    family = psutil.Process(search.pid).children(recursive=True)
+    search.kill()
+    lost = max(0.0, time.time() - newest(run))
+    search.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    return lost, len(alive)
+
+
+def main() -> None:
+    """Run undisturbed, then with all kills, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tiny.draw_pictures(folder / "pictures")
+        (folder / "tiny.toml").write_text(tiny.SPACE)
+        settings = [part for text in tiny.SETTINGS for part in ("--set", text)]
+        task = ["--data", folder / "pictures", "--space", folder / "tiny.toml", *settings]
+        if start(*task, "--out", folder / "whole").wait() != 0:
+            sys.exit("the undisturbed search failed")
+        run = folder / "killed"
+        rows = []
+        search = start(*task, "--out", run)
+        for title, pattern in MOMENTS:
+            lost, left = kill_at(search, run, pattern)
+            rows.append([title, f"{lost:.1f}", left])
+            print(rows[-1], flush=True)
+            search = start("--resume", run)
+        if search.wait() != 0:
+            sys.exit("the last resume failed")
+        same = all((folder / "whole" / r).read_bytes() == (run / r).read_bytes() for r in RECORDS)
+    text = f"{table(['killed', 'lost, s', 'left'], rows)}\n\nAll records the same: {same}"
+    publish("kills", "The driver killed and resumed", text, write=given.write)
+
+
+if __name__ == "__main__":
+    main()
