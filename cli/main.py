@@ -4,6 +4,7 @@
 """
 
 import importlib
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -52,6 +53,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
     try:
         cli.main(standalone_mode=False)
         status = 0

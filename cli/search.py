@@ -80,7 +80,7 @@ def command(
         # Torch and Ray take seconds to import: the line above comes first.
         from dna_ray.data import fingerprint, load_pictures
         from dna_ray.generations import make_plan, search
-        from dna_ray.remote.session import session
+        from dna_ray.remote.session import remove_session, session
         from dna_ray.teacher import load_teacher
 
         pictures = load_pictures(job.data)
@@ -95,7 +95,11 @@ def command(
         view.note(f"{space.architectures:,} architectures, limit {limit}; run folder {run.path}")
         with run.locked(), _logged(run, verbose):
             run.check_inputs(inputs)
+            if run.session is not None:
+                remove_session(run.session)
             with session(view, address=address, workers=workers, verbose=verbose) as ray_session:
+                if ray_session.folder is not None:
+                    run.remember_session(ray_session.folder)
                 if ray_session.dashboard:
                     view.note(f"Ray dashboard: http://{ray_session.dashboard}")
                 results = search(ray_session, run, plan)

@@ -153,7 +153,7 @@ class _Driver:
 
     def __init__(self, session: Session, run: RunFolder, plan: Plan) -> None:
         self.session, self.run, self.plan, self.job = session, run, plan, plan.job
-        self.storage = run.path / "working"
+        self.storage = run.working
         self._windows: dict[str, tuple[Window, ...]] | None = None
         self._soft: dict[str, list[Any]] = {}
 

@@ -5,6 +5,7 @@ space.toml             the space, where it is the user's own
 manifest.json          versions, seed, fingerprints of what is read from elsewhere, checksums of all
                        records, seconds of all stages
 log.txt                traces of failures
+working/               checkpoints of the stage at work; gone when the run is finished
 teacher.safetensors    the first teacher as adapted to the task
 generation-N/          cells.safetensors, ratings.parquet, front.parquet, architecture.json,
                        tune.json, model.safetensors, scaled.safetensors (the next generation's
@@ -101,6 +102,22 @@ class RunFolder:
         """Append to the folder's log, for whoever looks for the cause of a failure."""
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now().isoformat(timespec='seconds')} {text.rstrip()}\n")
+
+    @property
+    def working(self) -> Path:
+        """Where unfinished stages keep their checkpoints; empty when the run is finished."""
+        return self.path / "working"
+
+    @property
+    def session(self) -> Path | None:
+        """The folder of the Ray session that worked here last, where it was not cleared away."""
+        file = self.working / "ray-session.txt"
+        return Path(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def remember_session(self, folder: Path) -> None:
+        """Note a session's folder, so that it can be cleared away if this process is killed."""
+        self.working.mkdir(exist_ok=True)
+        _write_whole(self.working / "ray-session.txt", str(folder).encode())
 
     @contextmanager
     def locked(self) -> Iterator[None]:

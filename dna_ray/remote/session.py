@@ -3,6 +3,9 @@
 import logging
 import os
 import shutil
+import signal
+import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +51,7 @@ class Session:
     board: Any  # an actor handle of ProgressBoard
     view: View
     dashboard: str
+    folder: Path | None  # where Ray keeps its files and logs, if it is ours to remove
 
     def wait(self, refs: Sequence[Any]) -> None:
         """Wait for tasks, telling the view of every one that is done; raise the first error."""
@@ -65,7 +69,8 @@ def session(
     """Start Ray on this machine, or join the cluster at `address`; leave it in the end.
 
     `workers` is the number of processes that train or rate at a time; all processors of the
-    cluster where it is None. Raises UserError where no cluster answers.
+    cluster where it is None. SIGTERM keeps its handler, which Ray would replace. Raises UserError
+    where no cluster answers.
     """
     environment = _ENVIRONMENT if address else _ENVIRONMENT | _LOCAL_ENVIRONMENT
     for name, value in environment.items():
@@ -79,6 +84,7 @@ def session(
         options |= {"address": "local", "num_cpus": count, "include_dashboard": True}
         options |= {"dashboard_host": "127.0.0.1"}
     folder: Path | None = None
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         context: Any = ray.init(**({"address": address} | options))
     except ConnectionError as error:
@@ -87,6 +93,8 @@ def session(
             f"({str(error).splitlines()[0]}); check --address"
         ) from None
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)
         if address is None:
             folder = Path(context.address_info["session_dir"])
             _make_private(Path.home() / ".ray" / "auth_token")
@@ -97,11 +105,11 @@ def session(
                 f"{workers or 1}; give fewer --workers"
             )
         board = ProgressBoard.remote()  # type: ignore[attr-defined]
-        yield Session(workers or processors, board, view, context.dashboard_url or "")
+        yield Session(workers or processors, board, view, context.dashboard_url or "", folder)
     finally:
         ray.shutdown()
         if folder is not None:
-            _remove(folder)
+            remove_session(folder)
 
 
 def _make_private(token: Path) -> None:
@@ -110,10 +118,13 @@ def _make_private(token: Path) -> None:
         token.chmod(0o600)
 
 
-def _remove(folder: Path) -> None:
-    """Remove the folder of a session that is over, and the link to it."""
+def remove_session(folder: Path) -> None:
+    """Remove the folder of a session of Ray on this machine that is over; no other folder."""
+    sessions = Path(tempfile.gettempdir()) / "ray"
+    if folder.parent != sessions or not folder.name.startswith("session_"):
+        return
     shutil.rmtree(folder, ignore_errors=True)
-    latest = folder.with_name("session_latest")
+    latest = sessions / "session_latest"
     if latest.is_symlink() and not latest.exists():
         latest.unlink()
 

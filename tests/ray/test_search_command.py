@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from itertools import product
@@ -52,16 +53,22 @@ def arguments(task: Path, out: Path, workers: int, generations: int) -> list[str
     ]
 
 
+def sessions() -> set[Path]:
+    """What Ray keeps in the temporary directory."""
+    return set((Path(tempfile.gettempdir()) / "ray").glob("session_*"))
+
+
 @pytest.fixture(scope="module")
 def finished(task_files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A whole search with two workers."""
-    before = {p.pid for p in psutil.process_iter()}
+    before, sessions_before = {p.pid for p in psutil.process_iter()}, sessions()
     tree = run_search(
         *arguments(task_files, tmp_path_factory.mktemp("runs") / "two", 2, GENERATIONS)
     )
     started = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
     names = [" ".join(p.info["cmdline"] or ()) for p in started]
     assert [name for name in names if "raylet" in name or "ray::" in name] == []
+    assert sessions() <= sessions_before
     return tree
 
 
