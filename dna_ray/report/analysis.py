@@ -21,8 +21,11 @@ class Spread:
 
     @property
     def quantiles(self) -> tuple[float, ...]:
-        """Least, lower quartile, median, upper quartile, greatest."""
-        return tuple(map(float, np.quantile(self.loss, (0, 0.25, 0.5, 0.75, 1))))
+        """Least, lower quartile, median, upper quartile, greatest; of finite losses alone."""
+        known = self.loss[np.isfinite(self.loss)]
+        if not len(known):
+            return (np.nan,) * 5
+        return tuple(map(float, np.quantile(known, (0, 0.25, 0.5, 0.75, 1))))
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class OpEffects:
     @property
     def relative(self) -> Array:
         """(O, L): the differences from the cell's mean loss as shares of it."""
-        return (self.mean - self.overall) / (abs(self.overall) or 1.0)
+        with np.errstate(invalid="ignore"):  # a path may have diverged
+            return (self.mean - self.overall) / (abs(self.overall) or 1.0)
 
 
 def spreads(paths: BlockPaths) -> list[Spread]:

@@ -104,17 +104,16 @@ class Frame:
         x: tuple[float, float],
         y: tuple[float, float],
         *,
-        left: float = 40,
         top: float = 22,
-        logs: tuple[bool, bool] = (False, False),
+        logs: bool = False,
     ) -> "Frame":
-        """A frame of `size` with room for ticks at the `left` and below and a name at the `top`."""
+        """A frame of `size` with room for ticks and names; `logs` are those of x."""
         width, height = size
         return cls(
             width,
             height,
-            Scale(*x, left, width - 8, logs[0]),
-            Scale(*y, height - 34, top, logs[1]),
+            Scale(*x, 40, width - 8, logs),
+            Scale(*y, height - 34, top),
         )
 
     def draw(

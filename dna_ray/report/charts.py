@@ -103,7 +103,7 @@ def front_chart(
     `cloud` holds losses and this cost of architectures at random. The front is a staircase where
     it is the front in this cost alone, else single points.
     """
-    losses, costs = cloud
+    losses, costs = (values[np.isfinite(cloud[0])] for values in cloud)
     limit = chosen.limits.get(cost)
     reach = float(max(front.costs[cost].max(), costs.max()))
     drawn = limit is not None and limit <= 1.2 * reach
@@ -227,7 +227,7 @@ def trials_chart(trials: Sequence[Trial]) -> Markup:
         MIDDLE,
         padded_logs(t.learning_rate for t in known),
         padded((t.loss for t in known), 0.12),
-        logs=(True, False),
+        logs=True,
     )
     marks = []
     for place, trial in enumerate(known):

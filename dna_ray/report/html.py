@@ -128,6 +128,8 @@ def column(values: Iterable[float], digits: int = 5) -> list[str]:
 
 def signed(value: float, places: int) -> str:
     """A difference with its sign."""
+    if not math.isfinite(value):
+        return decimal(value)
     text = decimal(abs(value), places)
     sign = "" if float(f"{value:.{places}f}") == 0 else "+" if value > 0 else "\u2212"
     return sign + text

@@ -172,7 +172,8 @@ def ratings_section(generation: Generation) -> Markup | None:
         tag("h3", "Ratings of the paths"),
         tag(
             "p",
-            "Every path of every cell was rated. Left is better. A block whose paths lie far "
+            "Every path of every cell was rated; each histogram is drawn to its own height. Left "
+            "is better. A block whose paths lie far "
             "apart decides more; a chosen path that is not the best of its block saved its costs "
             "for another.",
         ),
@@ -202,7 +203,8 @@ def ops_section(generation: Generation) -> Markup | None:
     if ratings is None:
         return None
     effects = [op_effects(paths) for paths in ratings.blocks]
-    greatest = max(float(np.nanmax(np.abs(e.relative))) for cells in effects for e in cells) or 1.0
+    shares = np.concatenate([e.relative.ravel() for cells in effects for e in cells])
+    greatest = float(np.max(np.abs(shares), initial=0.0, where=np.isfinite(shares))) or 1.0
     first: list[Markup] = []
     others: list[Markup] = []
     for k, cells in enumerate(effects):
@@ -245,7 +247,7 @@ def _heat(block: int, effect: OpEffects, chosen: Sequence[str], greatest: float)
     for op, shares in zip(effect.ops, effect.relative, strict=True):
         cells = []
         for layer, share in enumerate(shares):
-            level = round(4 * float(share) / greatest)
+            level = round(4 * float(share) / greatest) if np.isfinite(share) else 0
             style = f"h{'b' if level < 0 else 'w'}{abs(level)}"
             if chosen and chosen[layer] == op:
                 style += " ring"

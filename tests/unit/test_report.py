@@ -1,5 +1,6 @@
 """The page of a run: its numbers are those of the records, and it is whole by itself."""
 
+import io
 import itertools
 import json
 import math
@@ -11,6 +12,7 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from dna_ray.report.answer import times
 from dna_ray.report.axes import Scale, decimals
 from dna_ray.report.html import amount, column, count, duration, tag
 from dna_ray.rundir import RunFolder
-from dna_ray.search import read_ratings
+from dna_ray.search import read_ratings, to_arrow
 from dna_ray.space import Architecture, network_costs, network_spec, parse_space
 from tests.runs import SPACE, Sketch, make_run, ratings_at_random
 
@@ -400,6 +402,23 @@ def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(tmp_path: Path) -> 
         text_of(h) for h in second.iter("h3")
     }
     assert run.read_json("generation-2/architecture.json")["text"] in words
+
+
+def test_paths_and_cells_that_diverged_are_dashes(run: RunFolder) -> None:
+    ratings = read_ratings(run.path / "generation-1/ratings.parquet")
+    first, *others = ratings.blocks
+    loss = np.concatenate(([math.inf, math.nan], first.loss[2:]))
+    diverged = replace(ratings, blocks=(replace(first, loss=loss), *others))
+    sink = io.BytesIO()
+    pq.write_table(to_arrow(diverged), sink)
+    run.write("generation-1/ratings.parquet", sink.getvalue())
+    run.measure(1, [{"stage": "distill", "block": 1, "cell": 0, "epoch": 2, "loss": math.nan}])
+    generation = next(d for d in page_of(run).iter("details") if d.get("class") == "generation")
+    assert "nan" not in text_of(generation)
+    assert "inf" not in text_of(generation)
+    assert "\u2013" in [row[1] for row in table_below(generation, "Losses by epoch")]
+    marks = [e.get("d", "") for e in generation.iter("path")]
+    assert not any("nan" in mark or "inf" in mark for mark in marks)
 
 
 def test_every_beginning_of_a_generation_can_be_shown(tmp_path: Path) -> None:
