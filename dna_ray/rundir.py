@@ -10,7 +10,7 @@ teacher.safetensors    the first teacher as adapted to the task
 generation-N/          cells.safetensors, ratings.parquet, front.parquet, architecture.json,
                        tune.json, model.safetensors, scaled.safetensors (the next generation's
                        teacher), result.json, and metrics.jsonl (curves, appended)
-report.html            the page that `dna-ray report` makes of all this
+report.html            the page that `dna-ray report` makes of it all
 """
 
 import fcntl
@@ -207,18 +207,15 @@ class RunFolder:
         replaced = {kind(row) for row in rows}
         kept = [line for line in lines if kind(json.loads(line)) not in replaced]
         text = "".join(f"{line}\n" for line in [*kept, *map(json.dumps, rows)])
-        _write_whole(path, text.encode())
+        write_whole(path, text.encode())
 
     def measured(self, generation: int) -> list[dict[str, Any]]:
-        """A generation's metrics so far; a last line that is still being written is left out.
-
-        Raises UserError for a line that is no JSON object.
-        """
+        """A generation's metrics so far; raises UserError for a line that is no JSON object."""
         path = self.path / self.file(generation, "metrics.jsonl")
         if not path.is_file():
             return []
         rows = []
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
             try:
                 row = json.loads(line)
             except ValueError:

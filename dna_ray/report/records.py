@@ -238,7 +238,7 @@ def _result(data: bytes) -> Result:
 def _curves(
     rows: list[dict[str, Any]],
 ) -> tuple[dict[tuple[int, int], Curve], dict[str, Curve]]:
-    """Curves by cell and by network. A stage that was cut off and done again counts once."""
+    """Curves by cell and by network, by growing epoch and pass."""
     cells: dict[tuple[int, int], dict[int, float]] = {}
     networks: dict[str, dict[int, float]] = {}
     for row in rows:
