@@ -6,6 +6,7 @@ import json
 import math
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,9 +57,16 @@ def sketch(request: pytest.FixtureRequest) -> Sketch:
     return SKETCHES[request.param]
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("made") / "run", Sketch()).path
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    return make_run(tmp_path / "run", Sketch())
+def run(made: Path, tmp_path: Path) -> RunFolder:
+    """A run of its own for every test."""
+    shutil.copytree(made, tmp_path / "run")
+    return RunFolder.open(tmp_path / "run")
 
 
 def page_of(run: RunFolder) -> ET.Element:
