@@ -118,7 +118,7 @@ class RunFolder:
     def remember_session(self, folder: Path) -> None:
         """Note a session's folder, so that it can be cleared away if this process is killed."""
         self.working.mkdir(exist_ok=True)
-        _write_whole(self.working / "ray-session.txt", str(folder).encode())
+        write_whole(self.working / "ray-session.txt", str(folder).encode())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
