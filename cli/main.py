@@ -15,6 +15,7 @@ from dna_ray.errors import UserError
 
 COMMANDS = {
     "search": "Search the best network for a data set within cost limits.",
+    "report": "One page that shows what a run did and found.",
     "cost": "Exact parameters and multiply-adds of an architecture.",
     "space": "What a search space holds.",
 }

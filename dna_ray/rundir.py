@@ -10,6 +10,7 @@ teacher.safetensors    the first teacher as adapted to the task
 generation-N/          cells.safetensors, ratings.parquet, front.parquet, architecture.json,
                        tune.json, model.safetensors, scaled.safetensors (the next generation's
                        teacher), result.json, and metrics.jsonl (curves, appended)
+report.html            the page that `dna-ray report` makes of it all
 """
 
 import fcntl
@@ -82,7 +83,7 @@ class RunFolder:
             ours = False
         if not ours:
             raise UserError(
-                f"a run to resume must have a {_MANIFEST} of ours, but '{path}' has none; "
+                f"a run folder must have a {_MANIFEST} of ours, but '{path}' has none; "
                 "check the path"
             )
         return cls(path, manifest)
@@ -117,7 +118,7 @@ class RunFolder:
     def remember_session(self, folder: Path) -> None:
         """Note a session's folder, so that it can be cleared away if this process is killed."""
         self.working.mkdir(exist_ok=True)
-        _write_whole(self.working / "ray-session.txt", str(folder).encode())
+        write_whole(self.working / "ray-session.txt", str(folder).encode())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -139,6 +140,11 @@ class RunFolder:
             os.close(folder)
 
     @property
+    def versions(self) -> dict[str, str]:
+        """The versions of what made the run, by package."""
+        return dict(self._manifest.get("versions", {}))
+
+    @property
     def config(self) -> str:
         """The run's configuration as TOML."""
         return self.read("config.toml").decode()
@@ -157,11 +163,24 @@ class RunFolder:
         """The bytes of a record."""
         return (self.path / name).read_bytes()
 
+    def whole(self, name: str) -> bytes | None:
+        """The bytes of a record, None where there is none yet; raises UserError for damage."""
+        expected = self._manifest["files"].get(name)
+        if expected is None:
+            return None
+        data = self.read(name) if (self.path / name).is_file() else None
+        if data is None or _checksum(data) != expected:
+            raise UserError(
+                f"a record must be as the run wrote it, but '{self.path / name}' is missing or "
+                "damaged; --resume the run to make it again"
+            )
+        return data
+
     def write(self, name: str, data: bytes) -> None:
         """Write a record and enter it into the manifest."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, data)
+        write_whole(path, data)
         self._manifest["files"][name] = _checksum(data)
         self._write_manifest()
 
@@ -188,7 +207,26 @@ class RunFolder:
         replaced = {kind(row) for row in rows}
         kept = [line for line in lines if kind(json.loads(line)) not in replaced]
         text = "".join(f"{line}\n" for line in [*kept, *map(json.dumps, rows)])
-        _write_whole(path, text.encode())
+        write_whole(path, text.encode())
+
+    def measured(self, generation: int) -> list[dict[str, Any]]:
+        """A generation's metrics so far; raises UserError for a line that is no JSON object."""
+        path = self.path / self.file(generation, "metrics.jsonl")
+        if not path.is_file():
+            return []
+        rows = []
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"every line of '{path}' must be a JSON object, but line {number} is not; "
+                    "remove that line"
+                )
+            rows.append(row)
+        return rows
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Add to the time that a stage has taken, over all attempts."""
@@ -200,11 +238,20 @@ class RunFolder:
         """The seconds that a stage has taken so far."""
         return float(self._manifest["seconds"].get(stage, 0.0))
 
+    def all_seconds(self, generation: int) -> dict[str, float]:
+        """The seconds of all stages of a generation that have taken any, in their order."""
+        prefix = f"generation-{generation}/"
+        return {
+            name.removeprefix(prefix): float(value)
+            for name, value in self._manifest["seconds"].items()
+            if name.startswith(prefix)
+        }
+
     def _write_manifest(self) -> None:
-        _write_whole(self.path / _MANIFEST, (json.dumps(self._manifest, indent=1) + "\n").encode())
+        write_whole(self.path / _MANIFEST, (json.dumps(self._manifest, indent=1) + "\n").encode())
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write beside the target, flush to disk, then rename over it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

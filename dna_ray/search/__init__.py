@@ -1,6 +1,6 @@
 """The search step: ratings tables, Pareto sets, and the best architecture within limits."""
 
-from dna_ray.search.select import Front, Selection, check_limits, pareto_front, select
+from dna_ray.search.select import Front, Selection, check_limits, pareto_front, select, totals
 from dna_ray.search.table import Ratings, ratings_of, read_ratings, to_arrow
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "read_ratings",
     "select",
     "to_arrow",
+    "totals",
 ]

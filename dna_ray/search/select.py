@@ -101,8 +101,7 @@ def pareto_front(ratings: Ratings, costs: tuple[str, ...]) -> Front:
         for width, p in partials.items()
     ]
     paths = _best_of(ends).paths
-    loss, totals = _sums(ratings, paths)
-    return Front(ratings, paths, loss, totals)
+    return Front(ratings, paths, *totals(ratings, paths))
 
 
 def _extend(partial: _Partial, points: Array, rows: Array) -> _Partial:
@@ -121,8 +120,11 @@ def _best_of(parts: list[_Partial]) -> _Partial:
     return _Partial(points[keep], np.concatenate([p.paths for p in parts])[keep])
 
 
-def _sums(ratings: Ratings, paths: Array) -> tuple[Array, Array]:
-    """The loss (n,) and all costs (n, C) of whole architectures, block by block in order."""
+def totals(ratings: Ratings, paths: Array) -> tuple[Array, Array]:
+    """The exact loss (n,) and all costs (n, C) of architectures, summed block by block in order.
+
+    `paths` (n, K) indexes into each block's rows of the table.
+    """
     loss = np.zeros(len(paths))
     costs = np.zeros((len(paths), len(ratings.cost_names)))
     width = np.zeros(len(paths), np.int64)

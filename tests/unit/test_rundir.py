@@ -296,3 +296,30 @@ def test_one_process_at_a_time_works_on_a_folder(run: RunFolder) -> None:
         raise ValueError("from the body")
     with run.locked():
         pass
+
+
+def test_metrics_are_read_back(run: RunFolder) -> None:
+    assert run.measured(1) == []
+    rows = [{"stage": "train", "network": "ä", "pass": 1, "loss": 0.5}]
+    run.measure(1, rows)
+    assert run.measured(1) == rows
+    assert run.measured(2) == []
+
+
+def test_a_record_is_whole_absent_or_damaged(run: RunFolder) -> None:
+    assert run.whole("record") is None
+    run.write("record", b"content")
+    assert run.whole("record") == b"content"
+    (run.path / "record").write_bytes(b"contents")
+    with pytest.raises(UserError, match=r"record' is missing or damaged.*--resume"):
+        run.whole("record")
+    (run.path / "record").unlink()
+    with pytest.raises(UserError, match="missing"):
+        run.whole("record")
+
+
+def test_seconds_are_listed_by_generation(run: RunFolder) -> None:
+    for stage in ("generation-1/rate", "generation-10/rate", "generation-1/tune"):
+        run.add_seconds(stage, 1.5)
+    assert run.all_seconds(1) == {"rate": 1.5, "tune": 1.5}
+    assert run.all_seconds(2) == {}
