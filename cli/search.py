@@ -203,3 +203,4 @@ def _show(results: list[dict[str, Any]], path: Path, seconds: float) -> None:
         console.print(f"{number} teacher: {result['teacher']}", soft_wrap=True, highlight=False)
         console.print(f"{number} found: {text}", soft_wrap=True, highlight=False)
     console.print(f"run folder: {path}", soft_wrap=True, highlight=False)
+    console.print(f"report: {path / 'report.html'}", soft_wrap=True, highlight=False)

@@ -41,6 +41,7 @@ from dna_ray.remote.retrain import PictureRefs, Task, retrain
 from dna_ray.remote.session import Session
 from dna_ray.remote.tune import sweep
 from dna_ray.remote.windows import TaughtWindow, Window, first
+from dna_ray.report import write_report
 from dna_ray.retrain import Recipe, agreement_metrics, label_metrics
 from dna_ray.rundir import RunFolder
 from dna_ray.search import (
@@ -141,6 +142,7 @@ def search(session: Session, run: RunFolder, plan: Plan) -> list[dict[str, Any]]
         recipe = generation.tuned(architecture)
         found, scaled = generation.retrained(architecture, recipe)
         results.append(generation.result(architecture, found, scaled))
+        write_report(run.path)
         if scaled is not None:
             teacher = scaled
             cut = cut_teacher(scaled, plan.space.reductions, plan.resolution)

@@ -131,6 +131,13 @@ def test_networks_have_the_size_of_their_architecture(
     assert not (folder(finished, 2) / "scaled.safetensors").exists()
 
 
+def test_a_report_shows_both_generations(finished: dict[str, Any]) -> None:
+    page = (Path(finished["run"]) / "report.html").read_text(encoding="utf-8")
+    for result in finished["generations"]:
+        assert result["architecture"] in page
+        assert f"{result['metrics']['found']['params']:,}" in page
+
+
 def test_the_default_limit_is_half_way(finished: dict[str, Any], task_files: Path) -> None:
     space = load_space(str(task_files / "tiny.toml"))
     table = cost_table(space, space.resolution, classes=2)
