@@ -8,6 +8,7 @@ Every stage leaves its record in the run folder and is skipped where that record
 import io
 import shutil
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -142,12 +143,21 @@ def search(session: Session, run: RunFolder, plan: Plan) -> list[dict[str, Any]]
         recipe = generation.tuned(architecture)
         found, scaled = generation.retrained(architecture, recipe)
         results.append(generation.result(architecture, found, scaled))
-        write_report(run.path)
+        _report(session, run)
         if scaled is not None:
             teacher = scaled
             cut = cut_teacher(scaled, plan.space.reductions, plan.resolution)
     shutil.rmtree(driver.storage, ignore_errors=True)
     return results
+
+
+def _report(session: Session, run: RunFolder) -> None:
+    """Make the run's page anew. A page that fails must not cost what is trained: it is said."""
+    try:
+        write_report(run.path)
+    except Exception as error:
+        run.log(traceback.format_exc())
+        session.view.note(f"no report could be made ({error}); the trace is in {run.path}/log.txt")
 
 
 class _Driver:
