@@ -185,7 +185,8 @@ def _show(results: list[dict[str, Any]], path: Path, seconds: float) -> None:
     from rich.table import Table
 
     quality = [name for name in results[0]["metrics"]["found"] if name not in ("params", "macs")]
-    table = Table(title=f"{len(results)} generations in {seconds / 60:.1f} minutes")
+    count = "1 generation" if len(results) == 1 else f"{len(results)} generations"
+    table = Table(title=f"{count} in {seconds / 60:.1f} minutes")
     table.add_column("")
     for name in ("parameters", "multiply-adds", *quality):
         table.add_column(name.replace("_", " "), justify="right")

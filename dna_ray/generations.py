@@ -455,6 +455,8 @@ class _Generation:
         """What the command says of this generation."""
         record = self._record("result.json")
         if not self._run.has(record):
+            if not self._plan.pictures.labelled:
+                self._driver.soft_labels("test")  # what networks are held against; a stage itself
             with self._driver.stage(self._number, "retrain"):
                 networks = {"teacher": self._teacher, "found": found}
                 if scaled is not None:
