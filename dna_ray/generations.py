@@ -5,7 +5,6 @@ pictures -> teacher -> features -> distill -> rate -> search -> tune -> retrain 
 Every stage leaves its record in the run folder and is skipped where that record is there and whole.
 """
 
-import io
 import shutil
 import time
 import traceback
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 from safetensors.torch import load, save
@@ -345,7 +343,7 @@ class _Generation:
                 )
             metadata = {"method": "dna", "seed": str(self._job.seed)}
             ratings = ratings_of(plan.space, plan.table, losses, metadata)
-            self._run.write(record, _parquet(to_arrow(ratings)))
+            self._run.write_table(record, to_arrow(ratings))
         return read_ratings(pa.BufferReader(self._run.read(record)))
 
     def searched(self, ratings: Ratings) -> Architecture:
@@ -357,19 +355,8 @@ class _Generation:
                 view.stage("search", self._plan.space.architectures, "architectures")
                 best = select(ratings, self._plan.limits)
                 view.advance(best.candidates, f"front of {len(best.front)}")
-            self._run.write(front, _parquet(best.front.to_arrow()))
-            tree = best.architecture.to_json(self._plan.space.name)
-            tree |= {
-                "text": str(best.architecture),
-                "loss": best.loss,
-                "costs": {name: int(value) for name, value in best.costs.items()},
-                "limits": best.limits,
-                "candidates": best.candidates,
-                "front_size": len(best.front),
-                "algorithm": best.algorithm,
-                "proven_optimal": best.proven_optimal,
-            }
-            self._run.write_json(record, tree)
+            self._run.write_table(front, best.front.to_arrow())
+            self._run.write_json(record, best.to_json(self._plan.space.name))
         return Architecture.from_json(self._run.read_json(record), record)
 
     def tuned(self, architecture: Architecture) -> dict[str, float]:
@@ -481,9 +468,3 @@ class _Generation:
             self._run.write_json(record, tree)
         result: dict[str, Any] = self._run.read_json(record)
         return result
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()

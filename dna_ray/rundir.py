@@ -15,6 +15,7 @@ report.html            the page that `dna-ray report` makes of it all
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import platform
@@ -24,6 +25,9 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dna_ray import __version__
 from dna_ray.errors import UserError
@@ -187,6 +191,12 @@ class RunFolder:
     def write_json(self, name: str, tree: Any) -> None:
         """Write a record as indented JSON."""
         self.write(name, (json.dumps(tree, indent=1) + "\n").encode())
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a record as Parquet."""
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        self.write(name, sink.getvalue())
 
     def read_json(self, name: str) -> Any:
         """Read a JSON record."""

@@ -1,14 +1,11 @@
 """Run folders without a search: records as the driver writes them, with losses drawn at random."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dna_ray.config import job_from_tree, job_to_toml
 from dna_ray.rundir import RunFolder
@@ -101,21 +98,11 @@ def _generation(run: RunFolder, space: Space, number: int, sketch: Sketch) -> No
     ]
     run.measure(number, rows)
     ratings = ratings_at_random(space, sketch.classes, number, sketch.spread)
-    run.write(run.file(number, "ratings.parquet"), _parquet(to_arrow(ratings)))
+    run.write_table(run.file(number, "ratings.parquet"), to_arrow(ratings))
     low, high = cost_range(space, cost_table(space, space.resolution, sketch.classes))["macs"]
     best = select(ratings, sketch.limits or {"macs": float((low + high) // 2)})
-    run.write(run.file(number, "front.parquet"), _parquet(best.front.to_arrow()))
-    tree = best.architecture.to_json(space.name) | {
-        "text": str(best.architecture),
-        "loss": best.loss,
-        "costs": {name: int(value) for name, value in best.costs.items()},
-        "limits": best.limits,
-        "candidates": best.candidates,
-        "front_size": len(best.front),
-        "algorithm": best.algorithm,
-        "proven_optimal": best.proven_optimal,
-    }
-    run.write_json(run.file(number, "architecture.json"), tree)
+    run.write_table(run.file(number, "front.parquet"), best.front.to_arrow())
+    run.write_json(run.file(number, "architecture.json"), best.to_json(space.name))
     for stage in ("features", "distill", "rate", "search"):
         run.add_seconds(f"generation-{number}/{stage}", 1 + 30 * float(rng.random()))
     if number <= sketch.finished:
@@ -157,9 +144,3 @@ def _metrics(
     if not sketch.labelled:
         names = ("agreement_top1", "agreement_top5", "kl")
     return metrics | {name: 0.8 + 0.2 * float(rng.random()) for name in names}
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()

@@ -161,13 +161,14 @@ def _window(
 def _draw(
     stored: Array, whole: Array, keys: list[list[int | None]], resolution: int, features: Any
 ) -> Array:
+    pictures = stored[whole]
     return np.stack(
         [
             plain_view(picture, resolution)
             if picture_key is None
             else augmented_view(picture, resolution, features, picture_key)
             for view in keys
-            for picture, picture_key in zip(stored[whole], view, strict=True)
+            for picture, picture_key in zip(pictures, view, strict=True)
         ]
     )
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +70,19 @@ class Selection:
     proven_optimal: bool
     algorithm: str
     seconds: float
+
+    def to_json(self, space: str) -> dict[str, Any]:
+        """The architecture's JSON form with what was found and proven of it, in a space's name."""
+        return self.architecture.to_json(space) | {
+            "text": str(self.architecture),
+            "loss": self.loss,
+            "costs": {name: int(value) for name, value in self.costs.items()},
+            "limits": self.limits,
+            "candidates": self.candidates,
+            "front_size": len(self.front),
+            "algorithm": self.algorithm,
+            "proven_optimal": self.proven_optimal,
+        }
 
 
 @dataclass(frozen=True)

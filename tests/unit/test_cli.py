@@ -17,6 +17,7 @@ from dna_ray.space import (
     network_costs,
     network_spec,
 )
+from tests.processes import modules_after
 
 PROGRAM = str(Path(sys.executable).with_name("dna-ray"))
 
@@ -178,19 +179,7 @@ def test_no_command_at_all_is_answered_with_help_or_one_line() -> None:
 
 @pytest.mark.parametrize("words", ["--help", "cost dna-c", "space demo --json"])
 def test_commands_that_need_neither_torch_nor_ray_import_neither(words: str) -> None:
-    script = (
-        "import sys\n"
-        "from dna_ray_cli.main import main\n"
-        f"sys.argv = ['dna-ray', *{words.split()!r}]\n"
-        "try:\n"
-        "    main()\n"
-        "except SystemExit as end:\n"
-        "    assert not end.code, end.code\n"
-        "print(*sys.modules, file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = modules_after(*words.split())
     assert done.returncode == 0, done.stderr
     assert done.stdout
     loaded = set(done.stderr.split())

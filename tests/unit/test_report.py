@@ -5,14 +5,11 @@ import itertools
 import json
 import math
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -34,6 +31,7 @@ from dna_ray.report.html import amount, column, count, duration, tag
 from dna_ray.rundir import RunFolder
 from dna_ray.search import read_ratings, to_arrow
 from dna_ray.space import Architecture, network_costs, network_spec, parse_space
+from tests.processes import modules_after, small_files_only
 from tests.runs import SPACE, Sketch, make_run, ratings_at_random
 
 PROGRAM = str(Path(sys.executable).with_name("dna-ray"))
@@ -498,17 +496,6 @@ def test_a_damaged_line_of_the_metrics_is_named(run: RunFolder, line: str) -> No
 # Writing
 
 
-@contextmanager
-def small_files_only(limit: int) -> Iterator[None]:
-    """Let the operating system fail every write beyond `limit` bytes, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_report_that_cannot_be_written_leaves_the_old_one(run: RunFolder) -> None:
     (run.path / "report.html").write_text("old")
     before = sorted(run.path.rglob("*"))
@@ -588,18 +575,6 @@ def test_wrong_input_is_one_line_on_standard_error(tmp_path: Path, place: str) -
 
 
 def test_the_command_imports_neither_torch_nor_ray(run: RunFolder) -> None:
-    script = (
-        "import sys\n"
-        "from dna_ray_cli.main import main\n"
-        f"sys.argv = ['dna-ray', 'report', {str(run.path)!r}]\n"
-        "try:\n"
-        "    main()\n"
-        "except SystemExit as end:\n"
-        "    assert not end.code, end.code\n"
-        "print(*sys.modules, file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = modules_after("report", str(run.path))
     assert done.returncode == 0, done.stderr
     assert not set(done.stderr.split()) & {"torch", "ray", "torchvision", "timm"}

@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import pytest
 from dna_ray import __version__
 from dna_ray.errors import UserError
 from dna_ray.rundir import RunFolder
+from tests.processes import small_files_only
 
 CONFIG = 'seed = 3\nspace = "demo"\n'
 
@@ -32,17 +30,6 @@ def manifest(run: RunFolder) -> Any:
 def files(run: RunFolder) -> set[str]:
     """All files of the folder, hidden ones too."""
     return {str(f.relative_to(run.path)) for f in run.path.rglob("*") if f.is_file()}
-
-
-@contextmanager
-def small_files_only(limit: int) -> Iterator[None]:
-    """Let the operating system fail every write beyond `limit` bytes, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # create
