@@ -6,12 +6,11 @@
 import importlib
 import signal
 import sys
-from collections.abc import Iterator
 
 import click
 
 from dna_ray import __version__
-from dna_ray.errors import UserError
+from dna_ray.errors import UserError, causes, nearest
 
 COMMANDS = {
     "search": "Search the best network for a data set within cost limits.",
@@ -28,10 +27,12 @@ class LazyGroup(click.Group):
         """All commands, in the order of their use."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Import one command."""
         if cmd_name not in COMMANDS:
-            return None
+            raise UserError(
+                f"a command must be known, but '{cmd_name}' is not; {nearest(cmd_name, COMMANDS)}"
+            )
         command = importlib.import_module(f"dna_ray_cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
@@ -71,7 +72,7 @@ def main() -> None:
         _say("error", str(error))
         status = 2
     except Exception as error:
-        status = _failure(error)
+        status = failure(error)
     sys.stdout.flush()
     sys.exit(status)
 
@@ -81,25 +82,14 @@ def _say(kind: str, message: str) -> None:
     click.echo(f"{kind}: {' '.join(message.split())}", err=True)
 
 
-def _failure(error: Exception) -> int:
+def failure(error: Exception) -> int:
     """Say what went wrong: a user's mistake that a worker found, or a failure with its place."""
-    causes = list(_causes(error))
-    for cause in causes:
+    chain = list(causes(error))
+    for cause in chain:
         if isinstance(cause, UserError):
             _say("error", str(cause.args[0]))
             return 2
-    notes = [note for cause in causes for note in getattr(cause, "__notes__", ())]
+    notes = [note for cause in chain for note in reversed(getattr(cause, "__notes__", ()))]
     place = f"{', '.join(dict.fromkeys(notes))}: " if notes else ""
-    _say("failed", f"{place}{type(causes[-1]).__name__}: {causes[-1]}")
+    _say("failed", f"{place}{type(chain[-1]).__name__}: {chain[-1]}")
     return 1
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that led to it, down through Ray's wrappers."""
-    yield error
-    inner = [getattr(error, "cause", None), error.__cause__]
-    inner += list(getattr(error, "worker_failures", {}).values())
-    for cause in inner:
-        if isinstance(cause, BaseException):
-            yield from _causes(cause)
-            return

@@ -20,7 +20,7 @@ from dna_ray.config import (
     put,
     setting,
 )
-from dna_ray.errors import UserError, read_text
+from dna_ray.errors import UserError, causes, read_text
 from dna_ray.rundir import RunFolder
 from dna_ray.space import Space, load_space, parse_space
 
@@ -72,6 +72,11 @@ def command(
     the range of multiply-adds of the demo space, on this machine.
     """
     start = time.perf_counter()
+    if resume and out:
+        raise UserError(
+            "a search is new (--out) or goes on with its folder (--resume), but both are given; "
+            "leave one of them out"
+        )
     given = _given(config, settings, parse_limits(limits), options)
     with shown() as view:
         job, run, space = _resumed(resume, given) if resume else _prepared(given)
@@ -89,11 +94,11 @@ def command(
         teacher = load_teacher(job.teacher)
         plan = make_plan(job, space, pictures, teacher)
         inputs = {"the data": fingerprint(pictures), "the teacher": teacher.fingerprint}
-        if run is None:
-            run = _create(out, job, space, inputs)
+        new = run is None
+        run = run or _create(out, job, space, inputs)
         limit = " and ".join(f"{name} <= {amount(value)}" for name, value in plan.limits.items())
         view.note(f"{space.architectures:,} architectures, limit {limit}; run folder {run.path}")
-        with run.locked(), _logged(run, verbose):
+        with run.locked(), _logged(run, verbose), _kept_if_begun(run, new):
             run.check_inputs(inputs)
             if run.session is not None:
                 remove_session(run.session)
@@ -126,7 +131,17 @@ def _given(
     tree |= {name: value for name, value in options.items() if value is not None}
     if limits:
         tree["limits"] = limits
+    for name in ("data", "teacher"):
+        if isinstance(tree.get(name), str):
+            tree[name] = _absolute(tree[name])
     return tree
+
+
+def _absolute(source: str) -> str:
+    """A path, or the path in NAME:FILE, from the root: a run may be resumed from elsewhere."""
+    name, colon, file = source.rpartition(":")
+    path = Path(file)
+    return f"{name}{colon}{path.resolve()}" if path.exists() else source
 
 
 def _prepared(given: dict[str, Any]) -> tuple[Job, None, Space]:
@@ -145,8 +160,8 @@ def _resumed(folder: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, Space
             f"a run is resumed with its own settings, but {', '.join(differing)} would differ from "
             f"'{folder}/config.toml'; leave them out, or start a new run"
         )
-    if run.has("space.toml"):
-        return job, run, parse_space(run.read("space.toml").decode(), f"'{folder}/space.toml'")
+    if run.space is not None:
+        return job, run, parse_space(run.space, f"'{folder}/space.toml'")
     return job, run, load_space(job.space)
 
 
@@ -163,6 +178,17 @@ def _create(out: Path | None, job: Job, space: Space, inputs: dict[str, str]) ->
     path = out or Path("runs") / f"{Path(job.data).name}-{space.name}-{stamp}"
     source = read_text(Path(job.space), "a space file") if job.space.endswith(".toml") else None
     return RunFolder.create(path, job_to_toml(job), job.seed, source, inputs)
+
+
+@contextmanager
+def _kept_if_begun(run: RunFolder, new: bool) -> Iterator[None]:
+    """Remove a new run folder where wrong input ends the search before anything was made."""
+    try:
+        yield
+    except Exception as error:
+        if new and not run.begun and any(isinstance(e, UserError) for e in causes(error)):
+            run.remove()
+        raise
 
 
 @contextmanager

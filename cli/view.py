@@ -102,7 +102,7 @@ class LineView:
         self._stop = threading.Event()
         self._last = self._first_step = 0.0
         self._prefix, self._title, self._unit, self._detail = "", "start", "steps", ""
-        self._done, self._total = 0, 0
+        self._done, self._total, self._before = 0, 0, 0
         self._thread = threading.Thread(target=self._beat, name="log lines", daemon=True)
 
     def start(self) -> None:
@@ -134,8 +134,8 @@ class LineView:
     def advance(self, steps: int, detail: str = "") -> None:
         """Count; the next line says so."""
         with self._lock:
-            if not self._done:  # speed counts from here: what came before was start-up
-                self._first_step = time.monotonic()
+            if not self._done:  # speed counts from here: before it were start-up, or another run
+                self._first_step, self._before = time.monotonic(), steps
             self._done += steps
             self._detail = detail or self._detail
 
@@ -156,8 +156,8 @@ class LineView:
             return f"{self._title}: ..."
         state = f"{self._title}: {self._done:,} of {self._total:,} {self._unit}"
         elapsed = time.monotonic() - self._first_step
-        if 0 < self._done < self._total and elapsed > 1:
-            speed = self._done / elapsed
+        if self._before < self._done < self._total and elapsed > 1:
+            speed = (self._done - self._before) / elapsed
             state += f", {speed:.2g}/s, {(self._total - self._done) / speed:.0f} s left"
         return f"{state}; {self._detail}" if self._detail else state
 

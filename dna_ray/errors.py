@@ -23,11 +23,27 @@ def noted(place: str) -> Iterator[None]:
         raise
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint that names the valid word most like `name`, or lists all of them."""
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that led to it, down through the wrappers of Ray."""
+    yield error
+    inner = [getattr(error, "cause", None), error.__cause__]
+    inner += list(getattr(error, "worker_failures", {}).values())
+    for cause in inner:
+        if isinstance(cause, BaseException):
+            yield from causes(cause)
+            return
+
+
+def nearest(name: str, valid: Iterable[str], otherwise: str | None = None) -> str:
+    """A hint that names the valid word most like `name`.
+
+    Where none is like it, the hint is `otherwise`, or lists all words.
+    """
     words = sorted(valid)
     close = get_close_matches(name, words, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(words)}"
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"choose one of {', '.join(words)}" if otherwise is None else otherwise
 
 
 def read_text(path: Path, what: str) -> str:

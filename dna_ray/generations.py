@@ -41,7 +41,7 @@ from dna_ray.remote.session import Session
 from dna_ray.remote.tune import sweep
 from dna_ray.remote.windows import TaughtWindow, Window, first
 from dna_ray.report import write_report
-from dna_ray.retrain import Recipe, agreement_metrics, label_metrics
+from dna_ray.retrain import Recipe, agreement_metrics, label_metrics, minibatches
 from dna_ray.rundir import RunFolder
 from dna_ray.search import (
     Ratings,
@@ -106,6 +106,8 @@ def make_plan(job: Job, space: Space, pictures: Pictures, teacher: TrainedModel)
     limits = job.limits or default_limits(space, table)
     zeros = [[np.zeros(b.count(c)) for c in range(len(b.cells))] for b in space.blocks]
     check_limits(ratings_of(space, table, zeros, {}), limits)
+    views = job.features.views * len(pictures.splits["train"])
+    minibatches(views, recipe(job, 1, 0.0, 0.0))
     return Plan(
         job=job,
         space=space,
@@ -116,6 +118,18 @@ def make_plan(job: Job, space: Space, pictures: Pictures, teacher: TrainedModel)
         cut=cut_teacher(teacher, space.reductions, resolution),
         table=table,
         limits=limits,
+    )
+
+
+def recipe(job: Job, passes: int, learning_rate: float, weight_decay: float) -> Recipe:
+    """A training recipe with the job's own batch, shards and weight of labels."""
+    return Recipe(
+        passes=passes,
+        batch=job.retrain.batch,
+        shards=job.retrain.shards,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        label_weight=job.retrain.label_weight,
     )
 
 
@@ -138,8 +152,8 @@ def search(session: Session, run: RunFolder, plan: Plan) -> list[dict[str, Any]]
         cells = generation.distilled()
         ratings = generation.rated(cells)
         architecture = generation.searched(ratings)
-        recipe = generation.tuned(architecture)
-        found, scaled = generation.retrained(architecture, recipe)
+        best = generation.tuned(architecture)
+        found, scaled = generation.retrained(architecture, best)
         results.append(generation.result(architecture, found, scaled))
         _report(session, run)
         if scaled is not None:
@@ -169,14 +183,19 @@ class _Driver:
 
     @contextmanager
     def stage(self, generation: int, name: str) -> Iterator[None]:
-        """Measure a stage into the manifest and tell the view when it ends."""
-        start = time.perf_counter()
+        """Keep a stage's state and time in the manifest and tell the view when it ends.
+
+        The body writes the stage's records: a stage that is done has them.
+        """
+        stage, start, done = f"generation-{generation}/{name}", time.perf_counter(), False
+        self.run.begin(stage)
         try:
             with noted(f"generation {generation}, {name}"):
                 yield
+            done = True
         finally:
             seconds = time.perf_counter() - start
-            self.run.add_seconds(f"generation-{generation}/{name}", seconds)
+            self.run.end(stage, seconds, done=done)
         self.session.view.end_stage(seconds)
 
     def windows(self, split: str) -> tuple[Window, ...]:
@@ -195,30 +214,17 @@ class _Driver:
         record = "teacher.safetensors"
         if not self.run.has(record):
             data = PictureRefs(self.windows("train"), None)
-            recipe = self.recipe(
-                self.job.adapt.passes, self.job.adapt.learning_rate, self.job.adapt.weight_decay
-            )
+            config = self.job.adapt
+            adapting = recipe(self.job, config.passes, config.learning_rate, config.weight_decay)
             start = with_classes(self.plan.teacher, self.plan.classes)
-            task = Task("teacher", start, recipe, (self.job.seed, "adapt"))
+            task = Task("teacher", start, adapting, (self.job.seed, "adapt"))
             with self.stage(1, "adapt"):
                 models, rows = retrain(
                     self.session, "adapt", "adapt-teacher", [task], data, self.storage
                 )
-            self.run.measure(1, rows)
-            self.run.write(record, save_model(models[0]))
+                self.run.measure(1, rows)
+                self.run.write(record, save_model(models[0]))
         return load_model(self.run.path / record)
-
-    def recipe(self, passes: int, learning_rate: float, weight_decay: float) -> Recipe:
-        """A training recipe with the run's own batch, shards and weight of labels."""
-        config = self.job.retrain
-        return Recipe(
-            passes=passes,
-            batch=config.batch,
-            shards=config.shards,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            label_weight=config.label_weight,
-        )
 
     def soft_labels(
         self, split: str, taught: Sequence[TaughtWindow] = ()
@@ -308,13 +314,13 @@ class _Generation:
                     self._stream,
                     self._driver.storage,
                 )
-            self._run.measure(self._number, rows)
-            tensors = {
-                where.format(b + 1, c) + name: value.contiguous()
-                for (b, c), state in weights.items()
-                for name, value in state.items()
-            }
-            self._run.write(record, save(tensors))
+                self._run.measure(self._number, rows)
+                tensors = {
+                    where.format(b + 1, c) + name: value.contiguous()
+                    for (b, c), state in weights.items()
+                    for name, value in state.items()
+                }
+                self._run.write(record, save(tensors))
         tensors = load(self._run.read(record))
         return {
             (b, c): {
@@ -341,9 +347,9 @@ class _Generation:
                     self._job.rate,
                     plan.resolution,
                 )
-            metadata = {"method": "dna", "seed": str(self._job.seed)}
-            ratings = ratings_of(plan.space, plan.table, losses, metadata)
-            self._run.write_table(record, to_arrow(ratings))
+                metadata = {"method": "dna", "seed": str(self._job.seed)}
+                ratings = ratings_of(plan.space, plan.table, losses, metadata)
+                self._run.write_table(record, to_arrow(ratings))
         return read_ratings(pa.BufferReader(self._run.read(record)))
 
     def searched(self, ratings: Ratings) -> Architecture:
@@ -355,8 +361,8 @@ class _Generation:
                 view.stage("search", self._plan.space.architectures, "architectures")
                 best = select(ratings, self._plan.limits)
                 view.advance(best.candidates, f"front of {len(best.front)}")
-            self._run.write_table(front, best.front.to_arrow())
-            self._run.write_json(record, best.to_json(self._plan.space.name))
+                self._run.write_table(front, best.front.to_arrow())
+                self._run.write_json(record, best.to_json(self._plan.space.name))
         return Architecture.from_json(self._run.read_json(record), record)
 
     def tuned(self, architecture: Architecture) -> dict[str, float]:
@@ -366,13 +372,10 @@ class _Generation:
             config = self._job.tune
             data, held_out = self._driver.data("train"), self._driver.data("rating")
             # Every trial puts its own rate and decay in the place of these.
-            recipe = self._driver.recipe(
-                config.passes, config.learning_rate[0], config.weight_decay[0]
-            )
             task = Task(
                 "found",
                 self._fresh(self._found_spec(architecture), "found"),
-                recipe,
+                recipe(self._job, config.passes, config.learning_rate[0], config.weight_decay[0]),
                 (self._job.seed, "tune", self._number),
             )
             with self._driver.stage(self._number, "tune"):
@@ -385,12 +388,12 @@ class _Generation:
                     config,
                     self._driver.storage,
                 )
-            self._run.write_json(record, {"trials": trials})
+                self._run.write_json(record, {"trials": trials})
         best: dict[str, float] = self._run.read_json(record)["trials"][0]
         return best
 
     def retrained(
-        self, architecture: Architecture, recipe: dict[str, float]
+        self, architecture: Architecture, best: dict[str, float]
     ) -> tuple[TrainedModel, TrainedModel | None]:
         """The found network, and before another generation its scaled copy, trained."""
         records = [self._record("model.safetensors")]
@@ -404,7 +407,7 @@ class _Generation:
                 Task(
                     name,
                     self._fresh(spec, name),
-                    self._driver.recipe(passes, recipe["learning_rate"], recipe["weight_decay"]),
+                    recipe(self._job, passes, best["learning_rate"], best["weight_decay"]),
                     (self._job.seed, "retrain", self._number, name),
                 )
                 for name, spec, passes in specs
@@ -419,9 +422,9 @@ class _Generation:
                     data,
                     self._driver.storage,
                 )
-            self._run.measure(self._number, rows)
-            for record, model in zip(records, models, strict=True):
-                self._run.write(record, save_model(model))
+                self._run.measure(self._number, rows)
+                for record, model in zip(records, models, strict=True):
+                    self._run.write(record, save_model(model))
         models = [load_model(self._run.path / record) for record in records]
         return models[0], models[1] if len(models) > 1 else None
 

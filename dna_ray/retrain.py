@@ -41,6 +41,20 @@ class Recipe:
     label_weight: float
 
 
+def minibatches(pictures: int, recipe: Recipe) -> tuple[int, int]:
+    """How large the minibatches of so many pictures are, and how many make a pass.
+
+    Raises UserError where a shard would hold no two pictures.
+    """
+    batch = min(recipe.batch, pictures // recipe.shards * recipe.shards)
+    if batch < 2 * recipe.shards:
+        raise UserError(
+            f"training needs {2 * recipe.shards} pictures or more for {recipe.shards} shards, "
+            f"but has {pictures}; give more pictures or set retrain.shards=1"
+        )
+    return batch, pictures // batch
+
+
 class PictureSet:
     """Windows of pictures, uint8 (N, H, W, 3) each, with what is known of every picture.
 
@@ -93,13 +107,8 @@ class Trainer:
         self._module, self._data, self._recipe = module, data, recipe
         self._seed, self._names = int(stream[0]), stream[1:]
         self._own, self._exchange = own, exchange
-        self._batch = min(recipe.batch, len(data) // recipe.shards * recipe.shards)
-        if self._batch < 2 * recipe.shards:
-            raise UserError(
-                f"training needs {2 * recipe.shards} pictures or more for {recipe.shards} shards, "
-                f"but has {len(data)}; give more pictures or set retrain.shards=1"
-            )
-        self._steps = recipe.passes * (len(data) // self._batch)
+        self._batch, self._per_pass = minibatches(len(data), recipe)
+        self._steps = recipe.passes * self._per_pass
         self._parameters = list(module.parameters())
         # What is not in the state, the scaling of pixels, is no statistic.
         state = module.state_dict()
@@ -115,22 +124,21 @@ class Trainer:
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
         )
-        self._step = 0
-        self.passes_done = 0
+        self.steps_done = self.passes_done = 0
 
-    def train_pass(self) -> float:
-        """One pass over all pictures; the mean loss."""
+    def train_pass(self, tell: Callable[[float], None] | None = None) -> float:
+        """One pass over all pictures; the mean loss. `tell` hears the loss of every minibatch."""
         rng = generator(self._seed, *self._names, "pass", self.passes_done)
         order = rng.permutation(len(self._data))
         flips = rng.random(len(self._data)) < 0.5
         self._module.train()
-        steps = len(self._data) // self._batch
-        losses = [
-            self._train_step(order[i * self._batch : (i + 1) * self._batch], flips)
-            for i in range(steps)
-        ]
+        losses = []
+        for start in range(0, self._per_pass * self._batch, self._batch):
+            losses.append(self._train_step(order[start : start + self._batch], flips))
+            if tell is not None:
+                tell(losses[-1])
         self.passes_done += 1
-        return math.fsum(losses) / steps
+        return math.fsum(losses) / len(losses)
 
     def _train_step(self, rows: Array, flips: Array) -> float:
         shards = rows.reshape(self._recipe.shards, -1)
@@ -153,7 +161,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.step()
-        self._step += 1
+        self.steps_done += 1
         return float(mean[-1])
 
     def _shard(self, rows: Array, flips: Array) -> Tensor:
@@ -174,9 +182,9 @@ class Trainer:
 
     def _learning_rate(self) -> float:
         warmup = max(1, round(WARMUP * self._steps))
-        if self._step < warmup:
-            return self._recipe.learning_rate * (self._step + 1) / warmup
-        done = (self._step - warmup) / max(1, self._steps - warmup)
+        if self.steps_done < warmup:
+            return self._recipe.learning_rate * (self.steps_done + 1) / warmup
+        done = (self.steps_done - warmup) / max(1, self._steps - warmup)
         return self._recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
     def state(self) -> dict[str, Any]:
@@ -184,7 +192,7 @@ class Trainer:
         return {
             "module": self._module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "step": self._step,
+            "step": self.steps_done,
             "pass": self.passes_done,
         }
 
@@ -192,7 +200,7 @@ class Trainer:
         """Go on from what `state` returned."""
         self._module.load_state_dict(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._step, self.passes_done = state["step"], state["pass"]
+        self.steps_done, self.passes_done = state["step"], state["pass"]
 
 
 def alone(vectors: Tensor) -> Tensor:

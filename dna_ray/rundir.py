@@ -3,7 +3,7 @@
 config.toml            the whole configuration, defaults included
 space.toml             the space, where it is the user's own
 manifest.json          versions, seed, fingerprints of what is read from elsewhere, checksums of all
-                       records, seconds of all stages
+                       records, and of every stage its state (begun or done) and its seconds
 log.txt                traces of failures
 working/               checkpoints of the stage at work; gone when the run is finished
 teacher.safetensors    the first teacher as adapted to the task
@@ -19,6 +19,7 @@ import io
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -33,6 +34,7 @@ from dna_ray import __version__
 from dna_ray.errors import UserError
 
 FORMAT = 1
+_GIVEN = {"config.toml", "space.toml"}  # records of what was asked for
 _MANIFEST = "manifest.json"
 
 
@@ -56,6 +58,8 @@ class RunFolder:
 
         `inputs` are the fingerprints of what the run reads from elsewhere, by what that is called.
         """
+        run = cls(path, {"format": FORMAT, "seed": seed, "versions": _versions()})
+        run._manifest |= {"inputs": dict(inputs or {}), "files": {}, "stages": {}, "seconds": {}}
         try:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise UserError(
@@ -63,11 +67,13 @@ class RunFolder:
                     "give another --out, or --resume it"
                 )
             path.mkdir(parents=True, exist_ok=True)
-            run = cls(path, {"format": FORMAT, "seed": seed, "versions": _versions()})
-            run._manifest |= {"inputs": dict(inputs or {}), "files": {}, "seconds": {}}
-            if space is not None:
-                run.write("space.toml", space.encode())
-            run.write("config.toml", config.encode())
+            try:
+                if space is not None:
+                    run.write("space.toml", space.encode())
+                run.write("config.toml", config.encode())
+            except OSError:
+                run.remove()
+                raise
         except OSError as error:
             raise UserError(
                 f"a run folder must be writable, but '{path}' is not ({error.strerror}); "
@@ -82,7 +88,8 @@ class RunFolder:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             ours = manifest["format"] == FORMAT
-            ours &= all(isinstance(manifest[key], dict) for key in ("inputs", "files", "seconds"))
+            parts = ("inputs", "files", "stages", "seconds")
+            ours &= all(isinstance(manifest[key], dict) for key in parts)
         except (OSError, ValueError, KeyError, TypeError):
             ours = False
         if not ours:
@@ -91,6 +98,15 @@ class RunFolder:
                 "check the path"
             )
         return cls(path, manifest)
+
+    @property
+    def begun(self) -> bool:
+        """Whether any stage has left a record."""
+        return not self._manifest["files"].keys() <= _GIVEN
+
+    def remove(self) -> None:
+        """Remove the folder with all that it holds."""
+        shutil.rmtree(self.path)
 
     def check_inputs(self, inputs: Mapping[str, str]) -> None:
         """Raise UserError where something that the run reads is not what it began with."""
@@ -139,6 +155,16 @@ class RunFolder:
                     f"one search at a time works on a run folder, but another is at work on "
                     f"'{self.path}'; wait for it, or give another --out"
                 ) from None
+            try:
+                self._write_manifest()
+            except OSError as error:
+                raise UserError(
+                    f"a run folder must be writable, but '{self.path}' is not ({error.strerror}); "
+                    "make it so, or copy it elsewhere"
+                ) from None
+            for left in self.path.rglob(".*.[0-9]*"):  # by a process killed while it wrote
+                if not left.name.startswith(".report.html"):  # which needs no lock
+                    left.unlink()
             yield
         finally:
             os.close(folder)
@@ -150,8 +176,29 @@ class RunFolder:
 
     @property
     def config(self) -> str:
-        """The run's configuration as TOML."""
-        return self.read("config.toml").decode()
+        """The run's configuration as TOML; raises UserError where it is not as it was written."""
+        config = self._given("config.toml")
+        if config is None:
+            raise UserError(
+                f"a run folder must hold a config.toml, but '{self.path}' was left before it did; "
+                "start a new run"
+            )
+        return config
+
+    @property
+    def space(self) -> str | None:
+        """The run's own space as TOML, None where it is a built-in one; raises as `config`."""
+        return self._given("space.toml")
+
+    def _given(self, name: str) -> str | None:
+        if name not in self._manifest["files"]:
+            return None
+        if not self.has(name):
+            raise UserError(
+                f"a run keeps to what it was given, but '{self.path / name}' was changed or "
+                "removed; bring the former back, or start a new run"
+            )
+        return self.read(name).decode()
 
     def file(self, generation: int, name: str) -> str:
         """The name of one generation's record within the folder."""
@@ -238,10 +285,17 @@ class RunFolder:
             rows.append(row)
         return rows
 
-    def add_seconds(self, stage: str, seconds: float) -> None:
-        """Add to the time that a stage has taken, over all attempts."""
+    def begin(self, stage: str) -> None:
+        """Note that a stage is at work: one that stays so was cut short."""
+        self._manifest["stages"][stage] = "begun"
+        self._write_manifest()
+
+    def end(self, stage: str, seconds: float, *, done: bool = True) -> None:
+        """Add to the time that a stage has taken over all attempts; note whether it is `done`."""
         times = self._manifest["seconds"]
         times[stage] = times.get(stage, 0.0) + seconds
+        if done:
+            self._manifest["stages"][stage] = "done"
         self._write_manifest()
 
     def seconds(self, stage: str) -> float:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from dna_ray.data import package_folder
 from dna_ray.data.windows import minibatch
-from dna_ray.errors import UserError
+from dna_ray.errors import UserError, nearest
 from dna_ray.network.model import (
     TimmSpec,
     TrainedModel,
@@ -190,9 +192,10 @@ def _timm_spec(name: str, classes: int) -> TimmSpec:
     import timm  # a second of import that only processes with such a teacher pay
 
     if not timm.is_model(name):
+        hint = nearest(name, ["lite0", *timm.list_models()], "see timm.list_models()")
         raise UserError(
             f"a teacher is lite0, a timm network, NAME:FILE.safetensors or a folder of ours, but "
-            f"'{name}' is none; see timm.list_models()"
+            f"'{name}' is none; {hint}"
         )
     config = timm.get_pretrained_cfg(name)
     mean, std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
@@ -221,7 +224,10 @@ def _timm_with_weights(name: str, path: Path) -> TrainedModel:
 def _timm_pretrained(name: str) -> TrainedModel:
     _timm_spec(name, 1000)  # refuses what timm does not know
     import timm
+    from huggingface_hub import constants as hub
 
+    if not _answers(hub.ENDPOINT):  # what its cache lacks then fails at once, not after a minute
+        hub.HF_HUB_OFFLINE = True
     try:
         inner: Any = timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub's client raises many kinds; all mean the same to the user
@@ -230,3 +236,14 @@ def _timm_pretrained(name: str) -> TrainedModel:
             f"({type(error).__name__}); give them as --teacher {name}:FILE.safetensors"
         ) from None
     return _filled(name, int(inner.num_classes), list(inner.state_dict().values()))
+
+
+def _answers(address: str) -> bool:
+    """Whether anything at all answers at an address of the web, through proxies where they are."""
+    try:
+        with urlopen(Request(address, method="HEAD"), timeout=5):
+            return True
+    except HTTPError:
+        return True
+    except OSError:
+        return False

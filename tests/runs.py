@@ -104,7 +104,7 @@ def _generation(run: RunFolder, space: Space, number: int, sketch: Sketch) -> No
     run.write_table(run.file(number, "front.parquet"), best.front.to_arrow())
     run.write_json(run.file(number, "architecture.json"), best.to_json(space.name))
     for stage in ("features", "distill", "rate", "search"):
-        run.add_seconds(f"generation-{number}/{stage}", 1 + 30 * float(rng.random()))
+        run.end(f"generation-{number}/{stage}", 1 + 30 * float(rng.random()))
     if number <= sketch.finished:
         _finish(run, number, sketch, best.costs, rng)
 
@@ -132,7 +132,7 @@ def _finish(
     }
     run.write_json(run.file(number, "result.json"), result)
     for stage in ("tune", "retrain"):
-        run.add_seconds(f"generation-{number}/{stage}", 1 + 90 * float(rng.random()))
+        run.end(f"generation-{number}/{stage}", 1 + 90 * float(rng.random()))
 
 
 def _metrics(

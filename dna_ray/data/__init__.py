@@ -1,5 +1,12 @@
 """Pictures: where they come from and what is done to them before a network reads them."""
 
-from dna_ray.data.pictures import SPLITS, Pictures, fingerprint, load_pictures, package_folder
+from dna_ray.data.pictures import (
+    SPLITS,
+    Pictures,
+    fingerprint,
+    listed,
+    load_pictures,
+    package_folder,
+)
 
-__all__ = ["SPLITS", "Pictures", "fingerprint", "load_pictures", "package_folder"]
+__all__ = ["SPLITS", "Pictures", "fingerprint", "listed", "load_pictures", "package_folder"]

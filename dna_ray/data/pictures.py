@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from dna_ray.errors import UserError
+from dna_ray.errors import UserError, nearest
 
 SPLITS = ("train", "rating", "test")
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
@@ -16,6 +16,12 @@ SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", "
 # training set, as in section 4.1 of the paper.
 TEST_SHARE = 0.20
 RATING_SHARE = 0.16
+
+# With fewer pictures a class has none to rate on or none to test on.
+_CLASS_PICTURES = 4
+
+# How many files are named in a line.
+_NAMED = 10
 
 # Up to so many pictures a fingerprint reads every file.
 _READ_WHOLE = 20_000
@@ -166,12 +172,20 @@ def _photos() -> Pictures:
 
 def _folder(folder: Path) -> Pictures:
     if not folder.is_dir():
+        hint = nearest(str(folder), ("solar", "photos"), "check the path")
         raise UserError(
             f"--data must be solar, photos or a folder of pictures, but there is no folder "
-            f"'{folder}'; check the path"
+            f"'{folder}'; {hint}"
         )
-    flat = _files(folder)
-    classes = sorted(child for child in folder.iterdir() if child.is_dir() and _files(child))
+    try:
+        flat, others = _files(folder)
+        inside = {child: _files(child) for child in folder.iterdir() if child.is_dir()}
+    except OSError as error:
+        raise UserError(
+            f"a folder of pictures must be readable, but '{error.filename}' is not "
+            f"({error.strerror}); check its permissions"
+        ) from None
+    classes = sorted(child for child, (files, _) in inside.items() if files)
     if flat and classes:
         raise UserError(
             f"a folder holds pictures or one folder per class, but '{folder}' holds both; "
@@ -188,16 +202,46 @@ def _folder(folder: Path) -> Pictures:
             f"give '{classes[0]}' for pictures without labels"
         )
     if flat:
-        return _pictures(folder.name, [path.name for path in flat], flat)
-    members = [(path, label) for label, child in enumerate(classes) for path in _files(child)]
+        return _pictures(folder.name, [p.name for p in flat], flat, notice=_passed_over(others))
+    for child in classes:
+        count = len(inside[child][0])
+        if count < _CLASS_PICTURES:
+            raise UserError(
+                f"every class must have {_CLASS_PICTURES} pictures or more, so that some train, "
+                f"some rate and some test, but '{child.name}' has {count}; add pictures to "
+                f"'{child}' or move it away"
+            )
+    members = [(path, label) for label, child in enumerate(classes) for path in inside[child][0]]
     return _pictures(
         folder.name,
         [f"{path.parent.name}/{path.name}" for path, _ in members],
         [path for path, _ in members],
         [label for _, label in members],
         tuple(child.name for child in classes),
+        _passed_over(others + [path for child in sorted(inside) for path in inside[child][1]]),
     )
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The pictures of a folder by their suffixes, and all other files that are not hidden."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
+    return pictures, [p for p in files if p.suffix.lower() not in SUFFIXES]
+
+
+def _passed_over(others: Sequence[Path]) -> str:
+    """What to say of files that are no pictures by their suffixes."""
+    if not others:
+        return ""
+    kind = (
+        "1 file that is no picture is"
+        if len(others) == 1
+        else f"{len(others)} files that are no pictures are"
+    )
+    return f"{kind} passed over: {listed([path.name for path in others])}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names of files for a line: the first of them, and how many more."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

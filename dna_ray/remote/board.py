@@ -14,32 +14,42 @@ _INTERVAL = 0.5
 
 @ray.remote(num_cpus=0)
 class ProgressBoard:
-    """Collects steps from workers until the driver takes them."""
+    """Holds how far every part of a stage is, until the driver looks.
+
+    Parts are told by name and in full, not by what they added: a worker that is lost and starts
+    again, or a run that is resumed, counts nothing twice.
+    """
 
     def __init__(self) -> None:
-        self._steps = 0
+        self._steps: dict[str, int] = {}
         self._detail = ""
 
-    def add(self, steps: int, detail: str) -> None:
-        """Some steps are done; `detail` says what was done last."""
-        self._steps += steps
-        self._detail = detail
+    def clear(self) -> None:
+        """Begin another stage."""
+        self._steps, self._detail = {}, ""
 
-    def take(self) -> tuple[int, str]:
-        """The steps since the last call, and the newest detail."""
-        steps, self._steps = self._steps, 0
-        return steps, self._detail
+    def put(self, part: str, steps: int, detail: str = "") -> None:
+        """A part of the stage has done so many steps by now; `detail` says what was done last."""
+        self._steps[part] = steps
+        self._detail = detail or self._detail
+
+    def read(self) -> tuple[int, str]:
+        """The steps of all parts, and the newest detail."""
+        return sum(self._steps.values()), self._detail
 
 
 @contextmanager
 def forwarding(board: Any, view: View) -> Iterator[None]:
-    """Pass what workers add to `board` on to `view` while the body runs."""
-    stop = threading.Event()
+    """Pass what workers tell `board` on to `view` while the body runs."""
+    ray.get(board.clear.remote())
+    stop, shown = threading.Event(), 0
 
     def pass_on() -> None:
-        steps, detail = ray.get(board.take.remote())
-        if steps:
-            view.advance(steps, detail)
+        nonlocal shown
+        steps, detail = ray.get(board.read.remote())
+        if steps != shown:
+            view.advance(steps - shown, detail)
+            shown = steps
 
     def loop() -> None:
         while not stop.wait(_INTERVAL):

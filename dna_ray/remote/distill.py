@@ -1,6 +1,5 @@
 """All cells of every block in one Ray Train run: a plan gives each rank its cells."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from dna_ray.distill import CellTrainer
 from dna_ray.errors import noted
 from dna_ray.remote.board import forwarding
 from dna_ray.remote.session import Session
-from dna_ray.remote.train import interruptible, run_config, scaling
+from dna_ray.remote.train import interruptible, run_config, save, scaling
 from dna_ray.remote.windows import TaughtWindow
 from dna_ray.space import Space
 from dna_ray.space.costs import halved, path_costs, stem_costs
@@ -90,6 +89,7 @@ def distill(
             "plan": plan_ranks(work, ranks),
             "boundaries": [window.boundaries for window in windows],
             "board": session.board,
+            "storage": storage.resolve(),
         },
         scaling_config=scaling(ranks),
         run_config=run_config(f"distill-generation-{stream[1]}", storage),
@@ -113,11 +113,12 @@ def _train_cells(config: dict[str, Any]) -> None:
     """The loop of one rank: epochs, windows, its cells; a checkpoint of them after each epoch."""
     torch.set_num_threads(1)
     recipe: Distill = config["recipe"]
+    rank = train.get_context().get_world_rank()
     trainers = [
         CellTrainer(
             config["space"], config["cut"], config["pixels"], recipe, where, config["stream"]
         )
-        for where in config["plan"][train.get_context().get_world_rank()]
+        for where in config["plan"][rank]
     ]
     losses: dict[Where, list[float]] = {trainer.where: [] for trainer in trainers}
     checkpoint = train.get_checkpoint()
@@ -135,15 +136,20 @@ def _train_cells(config: dict[str, Any]) -> None:
                 inputs, targets = ray.get([boundaries[block], boundaries[block + 1]])
                 with noted(f"block {block + 1}, cell {cell}"):
                     steps[trainer.where] += trainer.train_window(index, inputs, targets)
-                detail = f"block {block + 1}, cell {cell}: loss {steps[trainer.where][-1]:.4f}"
-                config["board"].add.remote(1, detail)
-        with tempfile.TemporaryDirectory() as folder:
-            for trainer in trainers:
-                trainer.end_epoch()
-                losses[trainer.where].append(float(np.mean(steps[trainer.where])))
-                state = {"trainer": trainer.state(), "losses": losses[trainer.where]}
-                torch.save(state, Path(folder) / _name(*trainer.where))
-            train.report({}, checkpoint=train.Checkpoint.from_directory(folder))
+                part = f"block {block + 1}, cell {cell}"
+                done = trainer.epoch * len(config["boundaries"]) + index + 1
+                config["board"].put.remote(
+                    part, done, f"{part}: loss {steps[trainer.where][-1]:.4f}"
+                )
+        files = {}
+        for trainer in trainers:
+            trainer.end_epoch()
+            losses[trainer.where].append(float(np.mean(steps[trainer.where])))
+            files[_name(*trainer.where)] = {
+                "trainer": trainer.state(),
+                "losses": losses[trainer.where],
+            }
+        save(rank, files, config["storage"])
 
 
 def _name(block: int, cell: int) -> str:

@@ -16,11 +16,12 @@ import pyarrow as pa
 import ray
 
 from dna_ray.config import Job
-from dna_ray.data import SPLITS, Pictures
+from dna_ray.data import SPLITS, Pictures, listed
 from dna_ray.data.transforms import augmented_view, decode_or_reason, plain_view, stored_side
 from dna_ray.errors import UserError
 from dna_ray.network.model import TrainedModel
 from dna_ray.randomness import generator, key
+from dna_ray.remote.board import forwarding
 from dna_ray.remote.session import Session, single_threaded, task
 from dna_ray.remote.windows import TaughtWindow, Window, Windows
 from dna_ray.teacher import Cut, Teacher
@@ -31,9 +32,8 @@ Array = np.ndarray
 # How many pictures a split must have for plain views to be enough to test on.
 _TEST_PICTURES = 32
 
-# The largest share of files that may turn out to be no pictures, and how many of them are named.
+# The largest share of files that may turn out to be no pictures.
 _BROKEN_SHARE = 0.1
-_NAMED = 10
 
 
 def make_windows(session: Session, pictures: Pictures, job: Job, resolution: int) -> Windows:
@@ -58,9 +58,9 @@ def make_windows(session: Session, pictures: Pictures, job: Job, resolution: int
             order[split], range(job.features.window, len(order[split]), job.features.window)
         )
     ]
-    session.view.stage("pictures", len(chunks), "chunks")
-    stored, reasons = _decode(pictures, [chunk for _, chunk in chunks], stored_side(resolution))
-    session.view.advance(len(chunks))
+    stored, reasons = _decode(
+        session, pictures, [chunk for _, chunk in chunks], stored_side(resolution)
+    )
     broken = [
         (int(index), reason)
         for (_, chunk), part in zip(chunks, reasons, strict=True)
@@ -108,17 +108,18 @@ def _left_out(pictures: Pictures, broken: Sequence[tuple[int, str]]) -> str:
             f"as '{pictures.paths[first]}' ({reason}); remove or mend them"
         )
     names = sorted(Path(pictures.paths[index]).name for index, _ in broken)
-    shown = ", ".join(names[:_NAMED]) + (f" and {count - _NAMED} more" if count > _NAMED else "")
-    return f"{count} of {total} pictures cannot be read and are left out: {shown}"
+    return f"{count} of {total} pictures cannot be read and are left out: {listed(names)}"
 
 
 def _decode(
-    pictures: Pictures, chunks: Sequence[Array], side: int
+    session: Session, pictures: Pictures, chunks: Sequence[Array], side: int
 ) -> tuple[list[Any], list[Array]]:
     """One reference to uint8 (N, side, side, 3) per chunk of picture indices, and (N,) texts.
 
     A text is empty, or says why the file is no picture.
     """
+    session.view.stage("pictures", sum(map(len, chunks)), "pictures")
+    board = session.board
     tables = [pa.table({"path": [pictures.paths[i] for i in chunk]}) for chunk in chunks]
     dataset = ray.data.from_arrow(tables)
     dataset.context.execution_options.preserve_order = True
@@ -128,9 +129,11 @@ def _decode(
         decoded, reasons = zip(
             *(decode_or_reason(path, side) for path in batch["path"]), strict=True
         )
+        board.put.remote(batch["path"][0], len(decoded))
         return {"picture": np.stack(decoded), "reason": np.array(reasons, dtype=object)}
 
-    decoded = dataset.map_batches(decode_batch, batch_size=None).materialize()
+    with forwarding(board, session.view):
+        decoded = dataset.map_batches(decode_batch, batch_size=None).materialize()
     refs: list[Any] = decoded.to_numpy_refs(column="picture")
     return refs, ray.get(decoded.to_numpy_refs(column="reason"))
 

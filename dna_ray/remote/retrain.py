@@ -1,7 +1,6 @@
 """Whole networks in one Ray Train run: the shards of every minibatch over the ranks."""
 
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from dna_ray.errors import noted
 from dna_ray.network.model import TrainedModel, trained
 from dna_ray.remote.board import forwarding
 from dna_ray.remote.session import Session
-from dna_ray.remote.train import interruptible, run_config, scaling
+from dna_ray.remote.train import interruptible, run_config, save, scaling
 from dna_ray.remote.windows import Window, first
-from dna_ray.retrain import PictureSet, Recipe, Trainer, alone, soft_labels
+from dna_ray.retrain import PictureSet, Recipe, Trainer, alone, minibatches, soft_labels
 
 _CHECKPOINT = "network.pt"
 
@@ -40,6 +39,11 @@ class PictureRefs:
         if self.logits is not None:
             soft = soft_labels(np.concatenate(ray.get(list(self.logits))))
         return PictureSet(ray.get([w.pictures for w in self.windows]), labels, soft)
+
+    @property
+    def size(self) -> int:
+        """How many pictures these are."""
+        return sum(window.size for window in self.windows)
 
     def first(self, pictures: int) -> "PictureRefs":
         """The windows from the beginning that hold that many pictures."""
@@ -71,13 +75,14 @@ def retrain(
     """
     shards = tasks[0].recipe.shards
     ranks = max(n for n in range(1, min(session.workers, shards) + 1) if shards % n == 0)
-    session.view.stage(title, sum(task.recipe.passes for task in tasks), "passes")
+    session.view.stage(title, sum(_steps(task, data.size) for task in tasks), "minibatches")
     trainer = TorchTrainer(
         _train_networks,
         train_loop_config={
             "tasks": [ray.put(task) for task in tasks],
             "data": data,
             "board": session.board,
+            "storage": storage.resolve(),
         },
         scaling_config=scaling(ranks),
         run_config=run_config(name, storage),
@@ -108,6 +113,9 @@ def _train_networks(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             state = _load(Path(folder))
         done, rows, started = state["done"], state["rows"], state["trainer"]
+    if rank == 0:
+        for task in tasks[: len(done)]:
+            config["board"].put.remote(task.name, _steps(task, len(data)))
     for task in tasks[len(done) :]:
         module = task.model.build()
         per_rank = task.recipe.shards // ranks
@@ -118,18 +126,31 @@ def _train_networks(config: dict[str, Any]) -> None:
         if started is not None:
             trainer.restore(started)
             started = None
+        tell = telling(config["board"], task.name, trainer) if rank == 0 else None
         for number in range(trainer.passes_done, task.recipe.passes):
             with noted(f"network {task.name}"):
-                loss = trainer.train_pass()
+                loss = trainer.train_pass(tell)
             rows.append({"stage": "train", "network": task.name, "pass": number + 1, "loss": loss})
             last = number + 1 == task.recipe.passes
             if last:
                 done.append(trained(task.model.spec, module).state)
-            if rank == 0:
-                config["board"].add.remote(1, f"{task.name}: loss {loss:.4f}")
-            _report(
-                rank, {"done": done, "rows": rows, "trainer": None if last else trainer.state()}
-            )
+            # All ranks hold the same state, so the first one saves it.
+            state = {"done": done, "rows": rows, "trainer": None if last else trainer.state()}
+            save(rank, {_CHECKPOINT: state} if rank == 0 else {}, config["storage"])
+
+
+def telling(board: Any, part: str, trainer: Trainer) -> Callable[[float], None]:
+    """Who tells `board` of every minibatch of a trainer, which is one part of the stage."""
+
+    def tell(loss: float) -> None:
+        board.put.remote(part, trainer.steps_done, f"{part}: loss {loss:.4f}")
+
+    return tell
+
+
+def _steps(task: Task, pictures: int) -> int:
+    """The minibatches of all passes of a task."""
+    return task.recipe.passes * minibatches(pictures, task.recipe)[1]
 
 
 def _gather(vectors: Tensor) -> Tensor:
@@ -137,16 +158,6 @@ def _gather(vectors: Tensor) -> Tensor:
     parts = [torch.empty_like(vectors) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, vectors)
     return torch.cat(parts)
-
-
-def _report(rank: int, state: dict[str, Any]) -> None:
-    """End a pass together; all ranks hold the same state, so the first one saves it."""
-    if rank != 0:
-        train.report({})
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(state, Path(folder) / _CHECKPOINT)
-        train.report({}, checkpoint=train.Checkpoint.from_directory(folder))
 
 
 def _load(folder: Path) -> Any:

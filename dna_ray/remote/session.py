@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +80,9 @@ def session(
     for name in ("ray", "ray.train", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(level)
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
-    if address is None:
+    if address is not None:
+        _check_answers(address)
+    else:
         count = workers or os.cpu_count() or 1
         options |= {"address": "local", "num_cpus": count, "include_dashboard": True}
         options |= {"dashboard_host": "127.0.0.1"}
@@ -110,6 +113,25 @@ def session(
         ray.shutdown()
         if folder is not None:
             remove_session(folder)
+
+
+def _check_answers(address: str) -> None:
+    """Raise UserError at once where Ray would try for minutes to reach a cluster."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return  # Ray looks for a cluster of this machine, and says at once where there is none
+    if not host or not port.isdigit():
+        raise UserError(
+            f"an address must be HOST:PORT, or auto for the cluster of this machine, but is "
+            f"'{address}'; see what `ray status` says of the cluster"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"a Ray cluster must answer at the address, but none does at '{address}' ({error}); "
+            "check --address"
+        ) from None
 
 
 def _make_private(token: Path) -> None:

@@ -18,10 +18,10 @@ from ray import tune
 from dna_ray.config import Tune
 from dna_ray.randomness import generator
 from dna_ray.remote.board import forwarding
-from dna_ray.remote.retrain import PictureRefs, Task
+from dna_ray.remote.retrain import PictureRefs, Task, telling
 from dna_ray.remote.session import Session
 from dna_ray.remote.train import interruptible
-from dna_ray.retrain import Trainer, alone, logits_of
+from dna_ray.retrain import Trainer, alone, logits_of, minibatches
 
 
 def sweep(
@@ -38,7 +38,8 @@ def sweep(
     Every trial trains the task's network by its recipe, but for these two values. The task's
     stream keys the values that are tried and the trials themselves.
     """
-    session.view.stage("tune", config.trials, "trials")
+    total = config.trials * task.recipe.passes * minibatches(data.size, task.recipe)[1]
+    session.view.stage("tune", total, "minibatches")
     trainable = tune.with_resources(
         tune.with_parameters(_trial, task=task, data=data, held_out=held_out, board=session.board),
         {"CPU": 1},
@@ -89,10 +90,10 @@ def _trial(
     recipe = replace(task.recipe, **point)
     module = task.model.build()
     trainer = Trainer(module, data.fetch(), recipe, task.stream, range(recipe.shards), alone)
+    tell = telling(board, f"learning rate {point['learning_rate']:.2g}", trainer)
     for _ in range(recipe.passes):
-        trainer.train_pass()
+        trainer.train_pass(tell)
     pictures = held_out.fetch()
     logits = torch.from_numpy(logits_of(module, ray.get([w.pictures for w in held_out.windows])))
     loss = float(pictures.loss(logits, np.arange(len(pictures)), recipe.label_weight))
-    board.add.remote(1, f"learning rate {point['learning_rate']:.2g}: loss {loss:.4f}")
     tune.report({"loss": loss})

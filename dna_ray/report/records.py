@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dna_ray.config import Job, job_from_tree, parse_job
 from dna_ray.errors import UserError
 from dna_ray.rundir import RunFolder
-from dna_ray.search import Ratings, read_ratings
+from dna_ray.search import Ratings, read_plain_table, read_ratings
 from dna_ray.space import Architecture, Space, load_space, parse_space
 
 Array = np.ndarray
@@ -131,11 +130,8 @@ def read_run(path: Path) -> Run:
     that is damaged.
     """
     folder = RunFolder.open(path)
-    config = _record(folder, "config.toml", bytes.decode)
-    if config is None:
-        raise UserError(f"a run folder must hold config.toml, but '{path}' does not; check it")
+    config, own = folder.config, folder.space
     job = job_from_tree(parse_job(config, f"'{path / 'config.toml'}'"))
-    own = _record(folder, "space.toml", bytes.decode)
     space = load_space(job.space) if own is None else parse_space(own, f"'{path / 'space.toml'}'")
     numbers = range(1, job.generations + 1)
     generations = tuple(g for g in (_generation(folder, n) for n in numbers) if g.begun)
@@ -197,7 +193,7 @@ def _readable(folder: RunFolder, name: str) -> Iterator[None]:
 
 
 def _front(data: bytes) -> FrontPoints:
-    table = pq.read_table(pa.BufferReader(data))
+    table = read_plain_table(pa.BufferReader(data))
     names = [n for n in table.column_names if n not in ("architecture", "loss")]
     return FrontPoints(
         tuple(table["architecture"].to_pylist()),

@@ -17,10 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dna_ray.errors import UserError
+from dna_ray.errors import UserError, nearest
 from dna_ray.space import COSTS, CostTable, Space
 
 Array = np.ndarray
+
+_TEXTS = (pa.string(), pa.large_string())
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ class Ratings:
         """The index of a cost column; raises UserError for one that is not there."""
         if cost not in self.cost_names:
             known = ", ".join(self.cost_names) or "none"
-            raise UserError(f"a limit must be on a cost of the table ({known}), but names '{cost}'")
+            raise UserError(
+                f"a limit must be on a cost of the table ({known}), but names '{cost}'; "
+                f"{nearest(cost, self.cost_names)}"
+            )
         return self.cost_names.index(cost)
 
     def edge_costs(self, block: int, input_width: int) -> Array:
@@ -178,9 +183,26 @@ def _matrix(rows: pa.Table, names: Sequence[str]) -> Array:
     return matrix
 
 
+def read_plain_table(source: Path | pa.BufferReader) -> pa.Table:
+    """Read a Parquet file; raises UserError where a column holds anything but numbers or texts.
+
+    Values of other types can be read by code of whichever library knows the type, and some of it
+    unpickles what it finds: the file of a stranger must not get that far.
+    """
+    table = pq.read_table(source)
+    for column in table.schema:
+        kind = column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or kind in _TEXTS):
+            raise UserError(
+                f"a table must have columns of numbers and texts, but '{column.name}' is of type "
+                f"{kind}; leave that column out"
+            )
+    return table
+
+
 def read_ratings(source: Path | pa.BufferReader) -> Ratings:
     """Read `ratings.parquet` as `to_arrow` lays it out."""
-    table = pq.read_table(source)
+    table = read_plain_table(source)
     metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     names = tuple(
         n for n in table.column_names if n not in ("block", "cell", "width", "ops", "loss")

@@ -1,6 +1,7 @@
 """A search space: blocks of cells (paper, Table 1), as dataclasses and in TOML."""
 
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -115,9 +116,10 @@ def parse_space(text: str, source: str) -> Space:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"a space file must be TOML, but {source} is not: {error}") from None
-    table = _Table(tree, source)
-    ops = _ops(table.take("ops", list), f"{source}: ops")
-    stem = _Table(table.take("stem", dict, {}), f"{source}: stem")
+    lines = _Lines(source, text)
+    table = _Table(tree, lines)
+    ops = _ops(table.take("ops", list), lines.place("ops"))
+    stem = _Table(table.take("stem", dict, {}), lines.within("stem"))
     trunk = Trunk(
         stem_width=stem.positive("width", 32),
         stem_out=stem.positive("out", 16),
@@ -128,43 +130,95 @@ def parse_space(text: str, source: str) -> Space:
     stem.finish()
     if trunk.activation not in ACTIVATIONS:
         raise UserError(
-            f"{source}: activation must be known, but '{trunk.activation}' is given; "
+            f"{lines.place('activation')} must be known, but '{trunk.activation}' is given; "
             f"{nearest(trunk.activation, ACTIVATIONS)}"
         )
     if not 0 <= trunk.se_ratio <= 1:
-        raise UserError(f"{source}: se_ratio must lie between 0 and 1, but is {trunk.se_ratio}")
+        raise UserError(
+            f"{lines.place('se_ratio')} must lie between 0 and 1, but is {trunk.se_ratio}"
+        )
     space = Space(
         name=table.take("name", str),
         resolution=table.positive("resolution", 224),
         trunk=trunk,
         blocks=tuple(
-            _block(_Table(block, f"{source}: block {number}"), ops)
+            _block(_Table(block, lines.block(number)), ops)
             for number, block in enumerate(table.take("blocks", list), 1)
         ),
     )
     table.finish()
     if not space.blocks:
-        raise UserError(f"{source}: a space needs one block or more; add [[blocks]]")
+        raise UserError(f"{source}: a space must have one block or more; add [[blocks]]")
     return space
+
+
+class _Lines:
+    """Where in a TOML text a table stands, so that an error can name the line of a key."""
+
+    def __init__(self, source: str, text: str, table: str = "", first: int = 1) -> None:
+        self._source, self._table, self._first = source, table, first
+        self._lines = text.splitlines()
+
+    def place(self, key: str | None = None) -> str:
+        """The source, the line of `key` if it is written on one, the table and the key."""
+        line = self._find(rf"(.*[\s{{,])?{key}\s*=") if key else None
+        if line is None and self._table:
+            line = self._first
+        where = self._source if line is None else f"{self._source}, line {line}"
+        return ": ".join([where, *filter(None, (self._table, key and f"'{key}'"))])
+
+    def within(self, key: str) -> "_Lines":
+        """The inline table that is the value of `key`."""
+        line = self._find(rf"\[?\s*{key}\b")
+        if line is None:
+            return _Lines(self._source, "", key, self._first)
+        return _Lines(self._source, "\n".join(self._lines[line - self._first :]), key, line)
+
+    def block(self, number: int) -> "_Lines":
+        """The lines of a block, from one [[blocks]] to the next."""
+        starts = [i for i, line in enumerate(self._lines) if re.match(r"\s*\[\[\s*blocks\b", line)]
+        table = f"block {number}"
+        if len(starts) < number:  # the blocks are written in one line
+            return _Lines(self._source, "", table, self._find(r"\s*blocks\b") or 1)
+        start, end = [*starts, len(self._lines)][number - 1 : number + 1]
+        return _Lines(self._source, "\n".join(self._lines[start:end]), table, self._first + start)
+
+    def cell(self, number: int) -> "_Lines":
+        """The line of a cell (0-based): that of its brace, counted from `cells` on."""
+        start = (self._find(r"\s*cells\b") or self._first) - self._first
+        left, table = number + 1, f"{self._table}, cell {number}"
+        for index, line in enumerate(self._lines[start:], start):
+            left -= line.split("#")[0].count("{")
+            if left <= 0:
+                return _Lines(self._source, line, table, self._first + index)
+        return _Lines(self._source, "", table, self._first + start)
+
+    def _find(self, pattern: str) -> int | None:
+        numbers = (i for i, line in enumerate(self._lines) if re.match(pattern, line))
+        index = next(numbers, None)
+        return None if index is None else self._first + index
 
 
 class _Table:
     """A TOML table that is read key by key, so that an unknown or missing key is named."""
 
-    def __init__(self, tree: Any, source: str) -> None:
+    def __init__(self, tree: Any, lines: _Lines) -> None:
+        self.lines = lines
         if not isinstance(tree, Mapping):
-            raise UserError(f"{source} must be a table, but is {tree!r}")
-        self._tree, self.source, self._known = dict(tree), source, set[str]()
+            raise UserError(f"{lines.place()} must be a table, but is {tree!r}")
+        self._tree, self._known = dict(tree), set[str]()
 
     def take(self, name: str, kind: Any, default: Any = None) -> Any:
         self._known.add(name)
         if name not in self._tree:
             if default is None:
-                raise UserError(f"{self.source} must have the key '{name}', but has it not; add it")
+                raise UserError(
+                    f"{self.lines.place()} must have the key '{name}', but has it not; add it"
+                )
             return default
         value = self._tree[name]
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise UserError(f"{self.source}: '{name}' is of the wrong kind: {value!r}")
+            raise UserError(f"{self.lines.place(name)} is of the wrong kind: {value!r}")
         return value
 
     def has(self, name: str) -> bool:
@@ -174,14 +228,14 @@ class _Table:
     def positive(self, name: str, default: int | None = None) -> int:
         value = int(self.take(name, int, default))
         if value < 1:
-            raise UserError(f"{self.source}: '{name}' must be 1 or more, but is {value}")
+            raise UserError(f"{self.lines.place(name)} must be 1 or more, but is {value}")
         return value
 
     def finish(self) -> None:
         for name in self._tree:
             if name not in self._known:
                 raise UserError(
-                    f"{self.source} has the unknown key '{name}'; {nearest(name, self._known)}"
+                    f"{self.lines.place(name)} is no known key; {nearest(name, self._known)}"
                 )
 
 
@@ -196,21 +250,21 @@ def _ops(names: list[Any], place: str) -> tuple[Op, ...]:
 
 
 def _block(table: _Table, default_ops: tuple[Op, ...]) -> Block:
-    stride = table.positive("stride")
+    stride, lines = table.positive("stride"), table.lines
     if stride not in (1, 2):
-        raise UserError(f"{table.source}: 'stride' must be 1 or 2, but is {stride}")
+        raise UserError(f"{lines.place('stride')} must be 1 or 2, but is {stride}")
     cells = []
-    for number, entry in enumerate(table.take("cells", list), 1):
-        cell = _Table(entry, f"{table.source}, cell {number}")
+    for number, entry in enumerate(table.take("cells", list)):
+        cell = _Table(entry, lines.cell(number))
         cells.append(Cell(layers=cell.positive("layers"), width=cell.positive("width")))
         cell.finish()
     ops = default_ops
     if table.has("ops"):
-        ops = _ops(table.take("ops", list), f"{table.source}: ops")
+        ops = _ops(table.take("ops", list), lines.place("ops"))
     table.finish()
     if not cells or len(set(cells)) != len(cells):
         raise UserError(
-            f"{table.source} must list one cell or more that differ in layers or width, "
+            f"{lines.place('cells')} must list one cell or more that differ in layers or width, "
             f"but lists {[(c.layers, c.width) for c in cells]}"
         )
     return Block(stride=stride, ops=ops, cells=tuple(cells))

@@ -88,6 +88,7 @@ def main() -> None:
         tree, wall, first, silence, peak = run(
             ["--generations", "3", "--out", str(out), *given.rest]
         )
+        report = (out / "report.html").stat().st_size
     rows = [
         [
             g["generation"],
@@ -106,7 +107,8 @@ def main() -> None:
     found = "\n".join(f"- {g['generation']}: `{g['architecture']}`" for g in tree["generations"])
     text = (
         f"Wall time {wall / 60:.1f} minutes; first line after {first:.1f} s; longest silence "
-        f"{silence:.1f} s; peak memory of all processes {peak / 2**30:.2f} GiB.\n\n{stages}\n\n"
+        f"{silence:.1f} s; peak memory of all processes {peak / 2**30:.2f} GiB; report.html "
+        f"{report / 1000:,.0f} KB.\n\n{stages}\n\n"
         f"{table(['network', *names], quality)}\n\nFound:\n\n{found}"
     )
     publish("job", "The main job: three generations", text, write=given.write)

@@ -1,13 +1,13 @@
-"""The main job whole and small, through a real Ray cluster, from the command line."""
+"""The main job whole and small, through a real Ray cluster, from the command line.
+
+It is interrupted once, goes on to its end, and is resumed from all moments in between.
+"""
 
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import time
 import tomllib
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,69 +16,95 @@ import numpy as np
 import psutil
 import pytest
 import tomli_w
+import torch
 from click.testing import CliRunner
 from safetensors.numpy import load_file
 
+from dna_ray.config import job_from_tree, parse_job
+from dna_ray.data import load_pictures
 from dna_ray.errors import UserError
+from dna_ray.generations import Plan, make_plan, search
+from dna_ray.progress import Silent
+from dna_ray.remote.session import Session
 from dna_ray.rundir import RunFolder
 from dna_ray.search import read_ratings, select
 from dna_ray.space import Architecture, load_space, network_costs, network_spec, scale
 from dna_ray.space.costs import cost_table
+from dna_ray.teacher import load_teacher
 from dna_ray_cli.search import command
-from tests import tiny
+from tests.ray.command import (
+    MOMENTS,
+    SNAPSHOT,
+    Finished,
+    arguments,
+    nothing_remains,
+    searching,
+    stopped,
+    wait_for,
+)
 
-COMMAND = Path(sys.executable).with_name("dna-ray")
-GENERATIONS = 2
+_FEATURES = ["pictures", "features"]
+_DATA = ["pictures", "soft labels"]
+
+# By moment: the stages that are still to do, in the view's words, up to the record named; without
+# one, those up to the first that an undisturbed search has not done twice.
+TO_DO: dict[str, tuple[list[str], str | None]] = {
+    "a pass of the adaptation": (["pictures", "adapt"], "teacher.safetensors"),
+    "the adapted teacher": (_FEATURES, None),
+    "a checkpoint on its way": (
+        [*_FEATURES, "soft labels", "distill"],
+        "generation-1/cells.safetensors",
+    ),
+    "an epoch": ([*_FEATURES, "soft labels", "distill"], "generation-1/cells.safetensors"),
+    "all cells": ([*_FEATURES, "soft labels", "rate"], "generation-1/ratings.parquet"),
+    "trials": ([*_DATA, "soft labels", "tune"], "generation-1/tune.json"),
+    "a pass": ([*_DATA, "retrain"], "generation-1/scaled.safetensors"),
+    "all is trained": (["pictures", "test"], "generation-1/result.json"),
+    "a generation": (_FEATURES, None),
+}
 
 
-def run_search(*arguments: str | Path) -> dict[str, Any]:
-    """Run the command; its JSON."""
-    done = subprocess.run(
-        [COMMAND, "search", "--json", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    tree: dict[str, Any] = json.loads(done.stdout)
-    return tree
-
-
-def arguments(task: Path, out: Path, workers: int, generations: int) -> list[str | Path]:
-    settings = [part for text in tiny.SETTINGS for part in ("--set", text)]
-    return [
-        *("--data", task / "pictures", "--space", task / "tiny.toml", "--out", out),
-        *("--generations", str(generations), "--workers", str(workers), "--seed", "3", *settings),
-    ]
-
-
-def sessions() -> set[Path]:
-    """What Ray keeps in the temporary directory."""
-    return set((Path(tempfile.gettempdir()) / "ray").glob("session_*"))
+# Moments with a checkpoint to go on from.
+CHECKPOINTS = {m: Path(file) for m, file in MOMENTS.items() if file.endswith(SNAPSHOT)}
 
 
 @pytest.fixture(scope="module")
-def finished(task_files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A whole search with two workers."""
-    before, sessions_before = {p.pid for p in psutil.process_iter()}, sessions()
-    tree = run_search(
-        *arguments(task_files, tmp_path_factory.mktemp("runs") / "two", 2, GENERATIONS)
-    )
-    started = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
-    names = [" ".join(p.info["cmdline"] or ()) for p in started]
-    assert [name for name in names if "raylet" in name or "ray::" in name] == []
-    assert sessions() <= sessions_before
-    return tree
+def interrupted(task_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a search with two workers that Ctrl-C ended while pictures are decoded."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    with searching(*arguments(task_files, run)) as process:
+        family = wait_for(process, run, "working/ray-session.txt")
+        process.send_signal(signal.SIGINT)
+        out, shown = process.communicate(timeout=300)
+    assert process.returncode == 130, shown
+    assert out == ""
+    assert shown.splitlines()[-1] == "interrupted; --resume the run folder to go on"
+    nothing_remains(family, run)
+    return run
 
 
-def folder(tree: dict[str, Any], generation: int) -> Path:
-    return Path(tree["run"]) / f"generation-{generation}"
+@pytest.fixture(scope="module")
+def finished(interrupted: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The same run, resumed to its end. What a kill would leave at each of MOMENTS is kept.
+
+    All processes of the search stand still while the run folder is copied.
+    """
+    copies = tmp_path_factory.mktemp("moments")
+    family: list[psutil.Process] = []
+    with searching("--resume", interrupted, "--workers", "2") as process:
+        for name, file in MOMENTS.items():
+            family = wait_for(process, interrupted, file)
+            with stopped(family):
+                shutil.copytree(interrupted, copies / name)
+        out, shown = process.communicate(timeout=600)
+    assert process.returncode == 0, shown
+    nothing_remains(family, interrupted)
+    return Finished(json.loads(out), shown, {name: copies / name for name in MOMENTS})
 
 
-def test_json_follows_the_contract(finished: dict[str, Any]) -> None:
-    assert [g["generation"] for g in finished["generations"]] == [1, 2]
-    for result in finished["generations"]:
+def test_json_follows_the_contract(finished: Finished) -> None:
+    assert [g["generation"] for g in finished.tree["generations"]] == [1, 2]
+    for result in finished.tree["generations"]:
         assert result["proven_optimal"] is True
         assert {"teacher", "architecture", "loss", "costs", "limits", "metrics"} <= set(result)
         stages = {"features", "distill", "rate", "search", "tune", "retrain"}
@@ -88,10 +114,10 @@ def test_json_follows_the_contract(finished: dict[str, Any]) -> None:
             assert 0 <= result["metrics"][role]["balanced_accuracy"] <= 1
 
 
-def test_ratings_cover_every_path_once(finished: dict[str, Any], task_files: Path) -> None:
+def test_ratings_cover_every_path_once(finished: Finished, task_files: Path) -> None:
     space = load_space(str(task_files / "tiny.toml"))
     for generation in (1, 2):
-        ratings = read_ratings(folder(finished, generation) / "ratings.parquet")
+        ratings = read_ratings(finished.folder(generation) / "ratings.parquet")
         for block, paths in zip(space.blocks, ratings.blocks, strict=True):
             rows = list(zip(paths.cell.tolist(), paths.ops, strict=True))
             assert len(set(rows)) == len(rows) == sum(block.count(c) for c in range(2))
@@ -100,11 +126,11 @@ def test_ratings_cover_every_path_once(finished: dict[str, Any], task_files: Pat
 
 
 def test_the_architecture_is_the_best_within_the_limit(
-    finished: dict[str, Any], task_files: Path
+    finished: Finished, task_files: Path
 ) -> None:
     space = load_space(str(task_files / "tiny.toml"))
-    for result in finished["generations"]:
-        path = folder(finished, result["generation"])
+    for result in finished.tree["generations"]:
+        path = finished.folder(result["generation"])
         ratings = read_ratings(path / "ratings.parquet")
         best = select(ratings, result["limits"])
         assert str(best.architecture) == result["architecture"]
@@ -117,28 +143,26 @@ def test_the_architecture_is_the_best_within_the_limit(
         assert str(Architecture.from_json(tree, "record")) == result["architecture"]
 
 
-def test_networks_have_the_size_of_their_architecture(
-    finished: dict[str, Any], task_files: Path
-) -> None:
+def test_networks_have_the_size_of_their_architecture(finished: Finished, task_files: Path) -> None:
     space = load_space(str(task_files / "tiny.toml"))
-    first, last = finished["generations"]
+    first, last = finished.tree["generations"]
     spec = network_spec(space, Architecture.parse(first["architecture"]), classes=2)
     for record, expected in (("model", spec), ("scaled", scale(spec, 1))):
-        state = load_file(folder(finished, 1) / f"{record}.safetensors")
+        state = load_file(finished.folder(1) / f"{record}.safetensors")
         weights = sum(v.size for k, v in state.items() if "running" not in k and "num_b" not in k)
         assert weights == network_costs(expected, 32).total.params
     assert last["metrics"]["teacher"] == first["metrics"]["next_teacher"]
-    assert not (folder(finished, 2) / "scaled.safetensors").exists()
+    assert not (finished.folder(2) / "scaled.safetensors").exists()
 
 
-def test_a_report_shows_both_generations(finished: dict[str, Any]) -> None:
-    page = (Path(finished["run"]) / "report.html").read_text(encoding="utf-8")
-    for result in finished["generations"]:
+def test_a_report_shows_both_generations(finished: Finished) -> None:
+    page = (finished.run / "report.html").read_text(encoding="utf-8")
+    for result in finished.tree["generations"]:
         assert result["architecture"] in page
         assert f"{result['metrics']['found']['params']:,}" in page
 
 
-def test_the_default_limit_is_half_way(finished: dict[str, Any], task_files: Path) -> None:
+def test_the_default_limit_is_half_way(finished: Finished, task_files: Path) -> None:
     space = load_space(str(task_files / "tiny.toml"))
     table = cost_table(space, space.resolution, classes=2)
     totals = []
@@ -154,52 +178,23 @@ def test_the_default_limit_is_half_way(finished: dict[str, Any], task_files: Pat
         ):
             totals.append(sum(rows) + table.fixed[lasts.index(width[1])][1])
     expected = (min(totals) + max(totals)) // 2
-    assert finished["generations"][0]["limits"] == {"macs": float(expected)}
+    assert finished.tree["generations"][0]["limits"] == {"macs": float(expected)}
 
 
-def test_metrics_hold_a_loss_for_every_cell_and_epoch(finished: dict[str, Any]) -> None:
+def test_metrics_hold_a_loss_for_every_cell_and_epoch(finished: Finished) -> None:
     rows = [
-        json.loads(line)
-        for line in (folder(finished, 1) / "metrics.jsonl").read_text().splitlines()
+        json.loads(line) for line in (finished.folder(1) / "metrics.jsonl").read_text().splitlines()
     ]
     cells = {(r["block"], r["cell"], r["epoch"]) for r in rows if r["stage"] == "distill"}
-    assert cells == {(b, c, e) for b in (1, 2) for c in (0, 1) for e in (1, 2)}
+    assert cells == {(b, c, e) for b in (1, 2) for c in (0, 1) for e in range(1, 5)}
     networks = {r["network"] for r in rows if r["stage"] == "train"}
     assert networks == {"teacher", "found", "scaled"}
 
 
-def test_interrupted_with_one_worker_and_resumed_with_two(
-    finished: dict[str, Any], task_files: Path, tmp_path: Path
-) -> None:
-    """What was made on one worker stays, what is missing or damaged is made, all is the same."""
-    out = tmp_path / "run"
-    record = out / "generation-1" / "architecture.json"
-    search = subprocess.Popen(
-        [COMMAND, "search", *map(str, arguments(task_files, out, 1, 1))],
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    while not record.exists() and search.poll() is None:
-        time.sleep(0.2)
-    search.send_signal(signal.SIGINT)
-    _, shown = search.communicate(timeout=300)
-    assert search.returncode == 130, shown
-    assert "interrupted" in shown.splitlines()[-1]
-
-    ratings = out / "generation-1" / "ratings.parquet"
-    made = ratings.stat().st_mtime_ns
-    front = out / "generation-1" / "front.parquet"
-    front.write_bytes(front.read_bytes()[:-20])
-    again = run_search("--resume", out, "--workers", "2")
-    assert ratings.stat().st_mtime_ns == made
-    assert different_records(finished, again, 1) == []
-
-
 @pytest.fixture
-def copy(finished: dict[str, Any], tmp_path: Path) -> Path:
+def copy(finished: Finished, tmp_path: Path) -> Path:
     """A finished run of its own pictures, to spoil."""
-    source = Path(finished["run"])
+    source = finished.run
     job = tomllib.loads((source / "config.toml").read_text())
     shutil.copytree(job["data"], tmp_path / "pictures")
     job["data"] = str(tmp_path / "pictures")
@@ -236,12 +231,143 @@ def test_a_second_search_on_a_folder_is_refused(copy: Path) -> None:
         assert "another is at work on" in refusal("--resume", copy)
 
 
-def different_records(one: dict[str, Any], other: dict[str, Any], generation: int) -> list[str]:
-    """The records of a generation whose bytes differ between two runs."""
-    names = ["cells.safetensors", "ratings.parquet", "front.parquet", "architecture.json"]
-    return [
-        name
-        for name in [*names, "tune.json", "model.safetensors"]
-        if (folder(one, generation) / name).read_bytes()
-        != (folder(other, generation) / name).read_bytes()
-    ]
+# Killed and resumed. A kill leaves the run folder as it is at that moment: so copies of it, taken
+# while all processes of an undisturbed search stood still, are what kills would have left.
+
+
+class EnoughError(Exception):
+    """What is looked for has been made."""
+
+
+class Heard(Silent):
+    """A view that remembers the stages and stops the search after the last of them."""
+
+    def __init__(self, stages: list[str], to_the_end: bool) -> None:
+        self.stages: list[str] = []
+        self._expected, self._to_the_end = stages, to_the_end
+
+    def stage(self, title: str, total: int, unit: str) -> None:
+        self.stages.append(title)
+        if not self._to_the_end and self.stages == self._expected:
+            raise EnoughError
+
+
+class UpTo(RunFolder):
+    """A run folder that stops the search once a record is written."""
+
+    last: str | None = None
+
+    def write(self, name: str, data: bytes) -> None:
+        super().write(name, data)
+        if name == self.last:
+            raise EnoughError
+
+
+@pytest.fixture(scope="module")
+def plan(finished: Finished) -> Plan:
+    config = (finished.run / "config.toml").read_text()
+    job = job_from_tree(parse_job(config, "config.toml"))
+    space = load_space(job.space)
+    return make_plan(job, space, load_pictures(job.data), load_teacher(job.teacher))
+
+
+def resume(
+    session: Session, plan: Plan, folder: Path, stages: list[str], record: str | None
+) -> list[str]:
+    """Go on with a copy of a run folder until that record is made or those stages are reached."""
+    run = UpTo.open(folder)
+    assert isinstance(run, UpTo)
+    run.last = record
+    heard = Heard(stages, record is not None)
+    with pytest.raises(EnoughError):
+        search(replace(session, workers=1, view=heard), run, plan)
+    return heard.stages
+
+
+def records(folder: Path) -> dict[str, Any]:
+    """The content of every record that two runs must have in common."""
+    found: dict[str, Any] = {}
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    for name in filter(lambda name: (folder / name).exists(), files):
+        data = (folder / name).read_bytes()
+        found[name] = data
+        if name.endswith("result.json"):
+            found[name] = {k: v for k, v in json.loads(data).items() if k != "seconds"}
+    return found
+
+
+def check(
+    session: Session,
+    plan: Plan,
+    finished: Finished,
+    folder: Path,
+    stages: list[str],
+    record: str | None,
+    again: str | None = None,
+) -> None:
+    """Resume with another number of workers: nothing is done twice, all records are the same.
+
+    `again` is the record that is made again, because another one of its stage is not there.
+    """
+    there = RunFolder.open(folder)
+    names = [name for name in records(folder) if there.has(name) and name != again]
+    written = {name: (folder / name).stat().st_mtime_ns for name in names}
+    assert resume(session, plan, folder, stages, record) == stages
+    whole, made = records(finished.run), records(folder)
+    assert record is None or record in made
+    assert {name: made[name] == whole[name] for name in made} == dict.fromkeys(made, True)
+    assert {name: (folder / name).stat().st_mtime_ns for name in written} == written
+
+
+def copied(finished: Finished, moment: str, folder: Path) -> Path:
+    shutil.copytree(finished.moments[moment], folder)
+    return folder
+
+
+@pytest.mark.parametrize("moment", [m for m in TO_DO if m not in CHECKPOINTS])
+def test_killed_and_resumed(
+    local: Session, finished: Finished, plan: Plan, moment: str, tmp_path: Path
+) -> None:
+    check(local, plan, finished, copied(finished, moment, tmp_path / "run"), *TO_DO[moment])
+
+
+@pytest.mark.parametrize("moment", CHECKPOINTS)
+def test_killed_after_a_checkpoint_and_resumed(
+    local: Session, finished: Finished, plan: Plan, moment: str, tmp_path: Path
+) -> None:
+    """What the checkpoint says of the past, be it wrong, is what the metrics say in the end."""
+    folder = copied(finished, moment, tmp_path / "run")
+    snapshot = folder / CHECKPOINTS[moment]
+    newest = json.loads(snapshot.read_text())["latest_checkpoint_result"]["checkpoint_dir_name"]
+    (file, *_) = sorted((snapshot.parent / newest).iterdir())
+    state = torch.load(file, weights_only=True)
+    if "losses" in state:
+        state["losses"][0] = 123.0
+    else:
+        state["rows"][0]["loss"] = 123.0
+    torch.save(state, file)
+    check(local, plan, finished, folder, *TO_DO[moment])
+    assert sum(row["loss"] == 123.0 for row in RunFolder.open(folder).measured(1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("moment", "kept", "lost", "stages"),
+    [
+        ("the architecture", "front.parquet", "architecture.json", ["search"]),
+        ("all is trained", "model.safetensors", "scaled.safetensors", [*_DATA, "retrain"]),
+    ],
+)
+def test_killed_between_two_records_of_a_stage(
+    local: Session,
+    finished: Finished,
+    plan: Plan,
+    moment: str,
+    kept: str,
+    lost: str,
+    stages: list[str],
+    tmp_path: Path,
+) -> None:
+    folder = copied(finished, moment, tmp_path / "run")
+    (folder / "generation-1" / lost).unlink()
+    kept, lost = f"generation-1/{kept}", f"generation-1/{lost}"
+    check(local, plan, finished, folder, stages, lost, again=kept)

@@ -1,12 +1,11 @@
 """Every remote stage gives what the same functions give in plain Python; a killed worker, too."""
 
-import json
-import os
+import re
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ import psutil
 import pytest
 import ray
 import torch
+from safetensors.torch import save
 
 from dna_ray.config import Job, job_from_tree, job_to_toml, put, setting
 from dna_ray.data import Pictures, load_pictures
-from dna_ray.errors import UserError
+from dna_ray.errors import UserError, noted
 from dna_ray.generations import make_plan, search
 from dna_ray.network.model import TrainedModel, build_model, trained
 from dna_ray.progress import Silent
@@ -34,6 +34,7 @@ from dna_ray.retrain import PictureSet, Recipe, logits_of
 from dna_ray.rundir import RunFolder
 from dna_ray.space import Architecture, Space, load_space, network_spec
 from dna_ray.teacher import Cut, cut_teacher
+from dna_ray_cli.main import failure
 from tests import plain, tiny
 
 RESOLUTION = 32
@@ -194,11 +195,12 @@ def test_distill_with_a_worker_killed(
     def kill() -> None:
         deadline = time.monotonic() + 60
         while not killed and time.monotonic() < deadline:
-            for process in psutil.process_iter(["cmdline"]):
-                if "RayTrainWorker" in " ".join(process.info["cmdline"] or ()):
-                    os.kill(process.pid, signal.SIGKILL)
-                    killed.append(process.pid)
-                    return
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    if "RayTrainWorker" in "".join(process.cmdline()):
+                        process.kill()
+                        killed.append(process.pid)
+                        return
             time.sleep(0.1)
 
     thread = threading.Thread(target=kill)
@@ -235,6 +237,28 @@ def test_rate(
         assert losses[block][cell].tolist() == expected
 
 
+def test_a_failure_in_a_worker_is_one_line_with_its_place(
+    local: Session,
+    windows: Windows,
+    space: Space,
+    teacher: TrainedModel,
+    cut: Cut,
+    job: Job,
+    pure_cells: dict[tuple[int, int], dict[str, torch.Tensor]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    taught = teach(local, teacher, cut, windows["rating"])
+    wrong = [replace(w, boundaries=tuple(reversed(w.boundaries))) for w in taught]
+    with pytest.raises(ray.exceptions.RayTaskError) as caught, noted("generation 1, rate"):
+        rate(local, space, cut, PIXELS, pure_cells, wrong, job.rate, RESOLUTION)
+    assert failure(caught.value) == 1
+    out, shown = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(
+        r"failed: generation 1, rate, block \d, cell \d: RuntimeError: .*size of tensor.*\n", shown
+    )
+
+
 def test_retrain(
     local: Session,
     windows: Windows,
@@ -261,28 +285,39 @@ def test_retrain(
 
 
 def test_a_search_without_labels(
-    local: Session, task_files: Path, teacher: TrainedModel, job: Job, space: Space, tmp_path: Path
+    local: Session,
+    task_files: Path,
+    teacher: TrainedModel,
+    job: Job,
+    space: Space,
+    pure_cells: dict[tuple[int, int], dict[str, torch.Tensor]],
+    tmp_path: Path,
 ) -> None:
-    """A flat folder: the found network learns the teacher's soft labels and is held against it."""
+    """A flat folder: the found network learns the teacher's soft labels and is held against it.
+
+    What is distilled is the same without labels, and taken from there.
+    """
     flat = tmp_path / "flat"
     flat.mkdir()
     for picture in sorted((task_files / "pictures").rglob("*.png")):
         shutil.copy(picture, flat / f"{picture.parent.name}-{picture.name}")
-    short = replace(
-        job, data=str(flat), distill=replace(job.distill, epochs=1), generations=1, limits={}
-    )
-    plan = make_plan(short, space, load_pictures(short.data), teacher)
-    run = RunFolder.create(tmp_path / "run", job_to_toml(short), short.seed)
-    (result,) = search(local, run, plan)
+    unlabelled = replace(job, data=str(flat), generations=1, limits={})
+    plan = make_plan(unlabelled, space, load_pictures(unlabelled.data), teacher)
+    run = RunFolder.create(tmp_path / "run", job_to_toml(unlabelled), unlabelled.seed)
+    cells = {
+        f"block-{block + 1}-cell-{cell}/{name}": tensor.contiguous()
+        for (block, cell), state in pure_cells.items()
+        for name, tensor in state.items()
+    }
+    run.write("generation-1/cells.safetensors", save(cells))
+    (result,) = search(replace(local, workers=1), run, plan)
     assert result["metrics"]["teacher"]["agreement_top1"] == 1
     assert result["metrics"]["teacher"]["kl"] == pytest.approx(0, abs=1e-6)
     found = result["metrics"]["found"]
     assert 0 <= found["agreement_top1"] <= found["agreement_top5"] == 1  # there are two classes
     assert found["kl"] > 0
     assert not run.has("teacher.safetensors")  # without labels nothing is adapted
-    rows = run.path / "generation-1" / "metrics.jsonl"
-    losses = [json.loads(line) for line in rows.read_text().splitlines()]
-    assert {row["network"] for row in losses if row["stage"] == "train"} == {"found"}
+    assert {row["network"] for row in run.measured(1)} == {"found"}
 
 
 def test_a_plan_gives_every_cell_to_one_rank() -> None:

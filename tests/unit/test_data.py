@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,7 @@ def test_another_class_does_not_move_pictures_between_splits(tmp_path: Path) -> 
         ({"only": 20}, "has one"),
         ({"": 5, "a": 20, "b": 20}, "holds both"),
         ({"": 2}, "split empty"),
-        ({"a": 1, "b": 1}, "split empty"),
+        ({"a": 20, "b": 3}, "'b' has 3; add pictures"),
     ],
 )
 def test_folders_that_are_no_picture_sets_are_refused(
@@ -150,6 +151,26 @@ def test_folders_that_are_no_picture_sets_are_refused(
         fill(folder, counts)
     with pytest.raises(UserError, match=reason):
         load_pictures(str(folder))
+
+
+@pytest.mark.parametrize("counts", [{"a": 9, "b": 9}, {"": 20}])
+def test_files_that_are_no_pictures_are_passed_over_and_said(
+    counts: dict[str, int], tmp_path: Path
+) -> None:
+    folder = fill(tmp_path / "set", counts)
+    expected = load_pictures(str(folder))
+    assert expected.notice == ""
+    inside = folder / next(iter(counts))
+    for name in ("notes.txt", ".DS_Store", "._0.png", "README"):
+        (inside / name).touch()
+    assert load_pictures(str(folder)) == replace(
+        expected, notice="2 files that are no pictures are passed over: README, notes.txt"
+    )
+    for number in range(20):
+        (inside / f"z{number:02}.xml").touch()
+    said = load_pictures(str(folder)).notice
+    assert said.startswith("22 files")
+    assert said.endswith("z07.xml and 12 more")
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

@@ -233,14 +233,25 @@ def test_the_manifest_holds_versions_seed_and_checksums(run: RunFolder) -> None:
 
 def test_seconds_add_up_over_attempts(run: RunFolder) -> None:
     assert run.seconds("rate") == 0
-    run.add_seconds("rate", 1.5)
-    run.add_seconds("search", 0.25)
+    run.end("rate", 1.5, done=False)
+    run.end("search", 0.25)
     again = RunFolder.open(run.path)
-    again.add_seconds("rate", 2.0)
+    again.end("rate", 2.0)
     opened = RunFolder.open(run.path)
     assert (opened.seconds("rate"), opened.seconds("search")) == (3.5, 0.25)
     assert manifest(run)["seconds"] == {"rate": 3.5, "search": 0.25}
     assert opened.has("config.toml")
+
+
+def test_a_stage_is_begun_until_it_is_done(run: RunFolder) -> None:
+    assert manifest(run)["stages"] == {}
+    run.begin("rate")
+    run.begin("search")
+    run.end("search", 0.25)
+    run.end("rate", 1.5, done=False)
+    assert manifest(run)["stages"] == {"rate": "begun", "search": "done"}
+    run.begin("search")  # its record was damaged
+    assert manifest(RunFolder.open(run.path))["stages"]["search"] == "begun"
 
 
 def metrics(run: RunFolder, generation: int) -> list[Any]:
@@ -307,6 +318,6 @@ def test_a_record_is_whole_absent_or_damaged(run: RunFolder) -> None:
 
 def test_seconds_are_listed_by_generation(run: RunFolder) -> None:
     for stage in ("generation-1/rate", "generation-10/rate", "generation-1/tune"):
-        run.add_seconds(stage, 1.5)
+        run.end(stage, 1.5)
     assert run.all_seconds(1) == {"rate": 1.5, "tune": 1.5}
     assert run.all_seconds(2) == {}

@@ -490,3 +490,33 @@ def test_any_architecture_can_be_the_best_and_keeps_its_exact_costs() -> None:
         assert best.architecture.blocks == tuple(choices)
         total = network_costs(network_spec(space, best.architecture, 3), 33).total
         assert best.costs == {"params": total.params, "macs": total.macs}
+
+
+class Pickled(pa.ExtensionType):
+    """A type whose values are unpickled as they are read, as that of Ray Data for objects."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.binary(), "tests.pickled")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> "Pickled":
+        return cls()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_columns_of_other_types_are_refused(tmp_path: Path, wrapped: bool, in_memory: bool) -> None:
+    file = tmp_path / "ratings.parquet"
+    column = pa.ExtensionArray.from_storage(Pickled(), pa.array([b"1", b"2"]))
+    if wrapped:
+        column = pa.StructArray.from_arrays([column], ["inner"])
+    pa.register_extension_type(Pickled())
+    try:
+        pq.write_table(pa.table({"block": [1, 1], "more": column}), file)
+        with pytest.raises(UserError, match=r"numbers and texts, but 'more' is of type"):
+            read_ratings(pa.BufferReader(file.read_bytes()) if in_memory else file)
+    finally:
+        pa.unregister_extension_type("tests.pickled")

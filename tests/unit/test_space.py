@@ -500,7 +500,7 @@ BLOCKS = MINE[MINE.index("[[blocks]]") :]
         ("{ width = 8, out = 4 }", "8", "'stem'"),
         ("{ width = 8, out = 4 }", "{ width = 0, out = 4 }", "stem: 'width'"),
         ("{ width = 8, out = 4 }", "{ width = 8, out = 4.5 }", "stem: 'out'"),
-        ("{ width = 8, out = 4 }", "{ width = 8, outs = 4 }", "stem .*did you mean 'out'"),
+        ("{ width = 8, out = 4 }", "{ width = 8, outs = 4 }", "stem.*did you mean 'out'"),
         ('ops = ["k3e3", "k5e3"]', "", "'ops'"),
         ('ops = ["k3e3", "k5e3"]', 'ops = "k3e3"', "'ops'"),
         ('ops = ["k3e3", "k5e3"]', "ops = []", "ops"),
@@ -526,15 +526,15 @@ BLOCKS = MINE[MINE.index("[[blocks]]") :]
         (f"cells = [{FIRST}]", "", "block 1.*'cells'"),
         (f"cells = [{FIRST}]", "cells = []", "block 1.*cell"),
         (f"cells = [{FIRST}]", "cells = 3", "block 1.*'cells'"),
-        (f"cells = [{FIRST}]", "cells = [3]", "block 1, cell 1"),
+        (f"cells = [{FIRST}]", "cells = [3]", "block 1, cell 0"),
         (f"cells = [{FIRST}]", f"cells = [{FIRST}, {FIRST}]", "block 1.*cell"),
-        (FIRST, "{ layers = 1 }", "block 1, cell 1.*'width'"),
-        (FIRST, "{ width = 6 }", "block 1, cell 1.*'layers'"),
-        (FIRST, "{ layers = 0, width = 6 }", "block 1, cell 1.*'layers'"),
-        (FIRST, "{ layers = 1, width = -6 }", "block 1, cell 1.*'width'"),
-        (FIRST, "{ layers = 1, width = 6.0 }", "block 1, cell 1.*'width'"),
-        (FIRST, "{ layers = 1, width = 6, depth = 1 }", "block 1, cell 1.*'depth'"),
-        ("{ layers = 1, width = 9 }", "{ layers = 1, width = 0 }", "block 2, cell 2.*'width'"),
+        (FIRST, "{ layers = 1 }", "block 1, cell 0.*'width'"),
+        (FIRST, "{ width = 6 }", "block 1, cell 0.*'layers'"),
+        (FIRST, "{ layers = 0, width = 6 }", "block 1, cell 0.*'layers'"),
+        (FIRST, "{ layers = 1, width = -6 }", "block 1, cell 0.*'width'"),
+        (FIRST, "{ layers = 1, width = 6.0 }", "block 1, cell 0.*'width'"),
+        (FIRST, "{ layers = 1, width = 6, depth = 1 }", "block 1, cell 0.*'depth'"),
+        ("{ layers = 1, width = 9 }", "{ layers = 1, width = 0 }", "block 2, cell 1.*'width'"),
     ],
 )
 def test_a_wrong_space_file_is_told_its_place(old: str, new: str, place: str) -> None:
@@ -543,6 +543,10 @@ def test_a_wrong_space_file_is_told_its_place(old: str, new: str, place: str) ->
         parse_space(MINE.replace(old, new), "mine.toml")
     assert "mine.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+    missing = "must have" in str(caught.value) or "must be TOML" in str(caught.value)
+    if not missing:  # something wrong is written, and where is said
+        line = 1 + MINE[: MINE.index(old)].count("\n") + new.count("\n")
+        assert f"mine.toml, line {line}: " in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe name", b"= 5"])
