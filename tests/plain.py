@@ -32,7 +32,7 @@ class Windows:
 
 
 def make_windows(pictures: Pictures, job: Job, resolution: int) -> Windows:
-    """What dna_ray.remote.features.make_windows makes of a labelled set with pictures enough."""
+    """What dna_ray.remote.features.make_windows makes of a set with pictures enough."""
     drawn: dict[str, list[Array]] = {}
     labels: dict[str, Array] = {}
     for split, members in pictures.splits.items():
@@ -48,7 +48,8 @@ def make_windows(pictures: Pictures, job: Job, resolution: int) -> Windows:
             for v in views
             for c, s in zip(chunks, stored, strict=True)
         ]
-        labels[split] = np.tile(np.array(pictures.labels)[np.concatenate(chunks)], len(views))
+        if pictures.labelled:
+            labels[split] = np.tile(np.array(pictures.labels)[np.concatenate(chunks)], len(views))
     return Windows(drawn, labels)
 
 

@@ -30,7 +30,7 @@ def answer(wrong: Wrong) -> tuple[str, bool, float]:
         full = bool(wrong.shut) and os.access(here / str(wrong.shut), os.W_OK)
         start = time.perf_counter()
         done = subprocess.run(
-            [COMMAND, *wrong.words.split()],
+            [COMMAND, *wrong.words.split(" ")],
             cwd=here,
             capture_output=True,
             text=True,

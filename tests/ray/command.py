@@ -25,7 +25,6 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 MOMENTS = {
     "a pass of the adaptation": f"working/adapt-teacher/{SNAPSHOT}",
     "the adapted teacher": "teacher.safetensors",
-    "a checkpoint on its way": "working/distill-generation-1/checkpoint_*/*",
     "an epoch": f"working/distill-generation-1/{SNAPSHOT}",
     "all cells": "generation-1/cells.safetensors",
     "the architecture": "generation-1/architecture.json",

@@ -1,4 +1,4 @@
-"""One local Ray session for the tests of a module, and a small task to search on."""
+"""One local Ray session, and a small task to search on."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ def task_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local() -> Iterator[Session]:
     """Ray on this machine with two workers."""
     with session(Silent(), workers=2) as started:

@@ -51,10 +51,6 @@ _DATA = ["pictures", "soft labels"]
 TO_DO: dict[str, tuple[list[str], str | None]] = {
     "a pass of the adaptation": (["pictures", "adapt"], "teacher.safetensors"),
     "the adapted teacher": (_FEATURES, None),
-    "a checkpoint on its way": (
-        [*_FEATURES, "soft labels", "distill"],
-        "generation-1/cells.safetensors",
-    ),
     "an epoch": ([*_FEATURES, "soft labels", "distill"], "generation-1/cells.safetensors"),
     "all cells": ([*_FEATURES, "soft labels", "rate"], "generation-1/ratings.parquet"),
     "trials": ([*_DATA, "soft labels", "tune"], "generation-1/tune.json"),
@@ -350,24 +346,10 @@ def test_killed_after_a_checkpoint_and_resumed(
     assert sum(row["loss"] == 123.0 for row in RunFolder.open(folder).measured(1)) == 1
 
 
-@pytest.mark.parametrize(
-    ("moment", "kept", "lost", "stages"),
-    [
-        ("the architecture", "front.parquet", "architecture.json", ["search"]),
-        ("all is trained", "model.safetensors", "scaled.safetensors", [*_DATA, "retrain"]),
-    ],
-)
 def test_killed_between_two_records_of_a_stage(
-    local: Session,
-    finished: Finished,
-    plan: Plan,
-    moment: str,
-    kept: str,
-    lost: str,
-    stages: list[str],
-    tmp_path: Path,
+    local: Session, finished: Finished, plan: Plan, tmp_path: Path
 ) -> None:
-    folder = copied(finished, moment, tmp_path / "run")
-    (folder / "generation-1" / lost).unlink()
-    kept, lost = f"generation-1/{kept}", f"generation-1/{lost}"
-    check(local, plan, finished, folder, stages, lost, again=kept)
+    folder = copied(finished, "the architecture", tmp_path / "run")
+    kept, lost = "generation-1/front.parquet", "generation-1/architecture.json"
+    (folder / lost).unlink()
+    check(local, plan, finished, folder, ["search"], lost, again=kept)

@@ -20,17 +20,16 @@ from safetensors.torch import save
 from dna_ray.config import Job, job_from_tree, job_to_toml, put, setting
 from dna_ray.data import Pictures, load_pictures
 from dna_ray.errors import UserError, noted
-from dna_ray.generations import make_plan, search
-from dna_ray.network.model import TrainedModel, build_model, trained
+from dna_ray.generations import Plan, make_plan, recipe, search
+from dna_ray.network.model import TrainedModel, build_model, load_model, trained
 from dna_ray.progress import Silent
-from dna_ray.randomness import generator
+from dna_ray.randomness import generator, key
 from dna_ray.remote.distill import distill, plan_ranks
 from dna_ray.remote.features import make_windows, predict, teach
 from dna_ray.remote.rating import rate
-from dna_ray.remote.retrain import PictureRefs, Task, retrain
 from dna_ray.remote.session import Session
 from dna_ray.remote.windows import Windows
-from dna_ray.retrain import PictureSet, Recipe, logits_of
+from dna_ray.retrain import PictureSet, logits_of
 from dna_ray.rundir import RunFolder
 from dna_ray.space import Architecture, Space, load_space, network_spec
 from dna_ray.teacher import Cut, cut_teacher
@@ -259,29 +258,13 @@ def test_a_failure_in_a_worker_is_one_line_with_its_place(
     )
 
 
-def test_retrain(
-    local: Session,
-    windows: Windows,
-    pure_windows: plain.Windows,
-    teacher: TrainedModel,
-    job: Job,
-    tmp_path: Path,
-) -> None:
-    """Two networks in one run on two ranks, each equal to training it alone."""
-    recipe = Recipe(
-        passes=2, batch=12, shards=2, learning_rate=0.01, weight_decay=0.01, label_weight=0.5
-    )
-    logits = predict(local, teacher, windows["train"])
-    data = PictureRefs(windows["train"], tuple(logits))
-    tasks = [Task(name, teacher, recipe, (0, name)) for name in ("one", "two")]
-    models, rows = retrain(local, "train", "train-two", tasks, data, tmp_path)
-    soft = plain.soft(teacher, pure_windows.pictures["train"])
-    pure = PictureSet(pure_windows.pictures["train"], pure_windows.labels["train"], soft)
-    for task, model in zip(tasks, models, strict=True):
-        assert equal_states(model.state, plain.train(teacher, pure, recipe, task.stream).state)
-    assert [(r["network"], r["pass"]) for r in rows] == [
-        (name, number) for name in ("one", "two") for number in (1, 2)
-    ]
+def fresh(plan: Plan, architecture: str) -> TrainedModel:
+    """The found network of generation 1 before its training."""
+    mean, std = plan.pixels
+    spec = network_spec(plan.space, Architecture.parse(architecture), plan.classes)
+    spec = replace(spec, mean=mean, std=std)
+    torch.manual_seed(key(plan.job.seed, 1, "weights", "found"))
+    return trained(spec, build_model(spec))
 
 
 def test_a_search_without_labels(
@@ -295,7 +278,8 @@ def test_a_search_without_labels(
 ) -> None:
     """A flat folder: the found network learns the teacher's soft labels and is held against it.
 
-    What is distilled is the same without labels, and taken from there.
+    What is distilled is the same without labels, and taken from there. Trained on two ranks the
+    network is that of plain Python.
     """
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -310,14 +294,27 @@ def test_a_search_without_labels(
         for name, tensor in state.items()
     }
     run.write("generation-1/cells.safetensors", save(cells))
-    (result,) = search(replace(local, workers=1), run, plan)
+    (result,) = search(local, run, plan)
     assert result["metrics"]["teacher"]["agreement_top1"] == 1
     assert result["metrics"]["teacher"]["kl"] == pytest.approx(0, abs=1e-6)
     found = result["metrics"]["found"]
     assert 0 <= found["agreement_top1"] <= found["agreement_top5"] == 1  # there are two classes
     assert found["kl"] > 0
     assert not run.has("teacher.safetensors")  # without labels nothing is adapted
-    assert {row["network"] for row in run.measured(1)} == {"found"}
+    rows = run.measured(1)
+    passes = [(row["network"], row["pass"]) for row in rows]
+    assert passes == [("found", n + 1) for n in range(job.retrain.passes)]
+
+    drawn = plain.make_windows(plan.pictures, unlabelled, RESOLUTION).pictures["train"]
+    best = run.read_json("generation-1/tune.json")["trials"][0]
+    trained_alone = plain.train(
+        fresh(plan, result["architecture"]),
+        PictureSet(drawn, None, plain.soft(teacher, drawn)),
+        recipe(job, job.retrain.passes, best["learning_rate"], best["weight_decay"]),
+        (job.seed, "retrain", 1, "found"),
+    )
+    model = load_model(run.path / "generation-1" / "model.safetensors")
+    assert equal_states(model.state, trained_alone.state)
 
 
 def test_a_plan_gives_every_cell_to_one_rank() -> None:

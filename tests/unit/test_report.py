@@ -562,19 +562,6 @@ def test_the_command_says_where_the_page_is(run: RunFolder) -> None:
     assert str(run.path / "report.html") in done.stdout
 
 
-@pytest.mark.parametrize("place", ["nowhere", "file", "empty", "unfinished", "damaged"])
-def test_wrong_input_is_one_line_on_standard_error(tmp_path: Path, place: str) -> None:
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "empty").mkdir()
-    make_run(tmp_path / "unfinished", Sketch(finished=0))
-    make_run(tmp_path / "damaged", Sketch())
-    (tmp_path / "damaged/generation-1/result.json").write_text("{}")
-    done = dna_ray("report", str(tmp_path / place), "--json")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert place in done.stderr
-
-
 def test_the_command_imports_neither_torch_nor_ray(run: RunFolder) -> None:
     done = modules_after("report", str(run.path))
     assert done.returncode == 0, done.stderr

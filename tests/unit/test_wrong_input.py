@@ -3,6 +3,7 @@
 The line says what must hold, what was given, and what to do. Ray is never started for it.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,9 +21,11 @@ from safetensors.torch import save_file
 
 from dna_ray.config import job_from_tree, job_to_toml
 from dna_ray.rundir import RunFolder
+from dna_ray.space import Architecture
 from dna_ray_cli.main import main
 from tests import tiny
 from tests.processes import small_files_only
+from tests.runs import Sketch, make_run
 
 
 def noise(path: Path, number: int) -> None:
@@ -64,6 +67,11 @@ def _broken_run(path: Path) -> None:
 def _run_of_a_broken_config(path: Path) -> None:
     run_folder(path)
     (path / "config.toml").write_text("seed = ")
+
+
+def _damaged_result(path: Path) -> None:
+    make_run(path, Sketch())
+    (path / "generation-1" / "result.json").write_text("{}")
 
 
 def _weights(path: Path, name: str = "test_resnet", **changed: torch.Tensor) -> None:
@@ -355,11 +363,40 @@ WRONG = [
         place=lambda here: run_folder(here / "run"),
     ),
     Wrong(name="report of no run", words="report pictures", said=("manifest.json of ours",)),
-    # Architectures
-    Wrong(name="unknown network", words="cost dna-z", said=("dna-a, dna-b",)),
-    Wrong(name="too few blocks", words="cost 24:k3e3", said=("6 blocks",)),
+    # Reports
+    *(
+        Wrong(name=f"report of {place}", words=f"report {place} --json", said=(place,), place=make)
+        for place, make in {
+            "nowhere": lambda _: None,
+            "file": lambda here: (here / "file").write_text("mine"),
+            "unfinished": lambda here: make_run(here / "unfinished", Sketch(finished=0)),
+            "damaged": lambda here: _damaged_result(here / "damaged"),
+        }.items()
+    ),
+    # Architectures and spaces
+    Wrong(name="unknown network", words="cost dna-z --json", said=("dna-a, dna-b",)),
+    Wrong(name="no network", words="cost", said=("ARCH",)),
+    Wrong(name="two networks", words="cost dna-c dna-d --json", said=("dna-d",)),
+    Wrong(name="too few blocks", words="cost 24:k3e3 --json", said=("6 blocks",)),
+    Wrong(name="unreadable block", words="cost 24:k3e3/x\ny --json", said=("block 2",)),
+    Wrong(name="network's file missing", words="cost nowhere.json", said=("nowhere.json",)),
+    Wrong(
+        name="network's file wrong",
+        words="cost bad.json --json",
+        said=("bad.json",),
+        place=lambda here: (here / "bad.json").write_text('{"blocks": 5}'),
+    ),
+    Wrong(
+        name="network of another space",
+        words="cost net.json --space demo",
+        said=("'mine'",),
+        place=lambda here: (here / "net.json").write_text(
+            json.dumps(Architecture.parse("8:k3e3").to_json("mine"))
+        ),
+    ),
     Wrong(name="no resolution", words="cost dna-c --resolution 0", said=("--resolution",)),
-    Wrong(name="space misspelt", words="space mbcon6", said=("did you mean 'mbconv6'?",)),
+    Wrong(name="scale too large", words="cost dna-c --scale 8", said=("between 0 and 7",)),
+    Wrong(name="space misspelt", words="space mbcon6 --json", said=("did you mean 'mbconv6'?",)),
 ]
 
 
@@ -414,7 +451,7 @@ def test_wrong_input_is_one_clear_line(
     wrong.place(tmp_path)
     before = snapshot(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["dna-ray", *wrong.words.split()])
+    monkeypatch.setattr(sys, "argv", ["dna-ray", *wrong.words.split(" ")])
     monkeypatch.setattr(ray, "init", unreachable)
     with unwritable(wrong.shut and tmp_path / wrong.shut), pytest.raises(SystemExit) as end:
         main()
