@@ -35,9 +35,14 @@ def decode_or_reason(path: str, side: int) -> tuple[Array, str]:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("numbers with a floating point, whose black and white nobody knows")
     if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
         eight = (np.asarray(image) / 257).clip(0, 255).astype(np.uint8)
         image = Image.fromarray(eight)
+    if image.has_transparency_data:  # under what is transparent a file may hold anything
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
 
 

@@ -6,7 +6,11 @@ It is interrupted once, goes on to its end, and is resumed from all moments in b
 import json
 import shutil
 import signal
+import threading
+import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,15 +27,18 @@ from safetensors.numpy import load_file
 from dna_ray.config import job_from_tree, parse_job
 from dna_ray.data import load_pictures
 from dna_ray.errors import UserError
-from dna_ray.generations import Plan, make_plan, search
+from dna_ray.generations import Plan, make_plan, recipe, search
+from dna_ray.network.model import load_model, with_classes
 from dna_ray.progress import Silent
 from dna_ray.remote.session import Session
+from dna_ray.retrain import PictureSet
 from dna_ray.rundir import RunFolder
 from dna_ray.search import read_ratings, select
 from dna_ray.space import Architecture, load_space, network_costs, network_spec, scale
 from dna_ray.space.costs import cost_table
-from dna_ray.teacher import load_teacher
+from dna_ray.teacher import cut_teacher, load_teacher
 from dna_ray_cli.search import command
+from tests import plain
 from tests.ray.command import (
     MOMENTS,
     SNAPSHOT,
@@ -98,6 +105,14 @@ def finished(interrupted: Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
     return Finished(json.loads(out), shown, {name: copies / name for name in MOMENTS})
 
 
+@pytest.fixture(scope="module")
+def plan(finished: Finished) -> Plan:
+    config = (finished.run / "config.toml").read_text()
+    job = job_from_tree(parse_job(config, "config.toml"))
+    space = load_space(job.space)
+    return make_plan(job, space, load_pictures(job.data), load_teacher(job.teacher))
+
+
 def test_json_follows_the_contract(finished: Finished) -> None:
     assert [g["generation"] for g in finished.tree["generations"]] == [1, 2]
     for result in finished.tree["generations"]:
@@ -108,6 +123,30 @@ def test_json_follows_the_contract(finished: Finished) -> None:
         for role in ("teacher", "found"):
             assert 0 <= result["metrics"][role]["auroc"] <= 1
             assert 0 <= result["metrics"][role]["balanced_accuracy"] <= 1
+
+
+def test_teacher_and_cells_are_those_of_plain_python(finished: Finished, plan: Plan) -> None:
+    """Trained by Ray on two ranks, and the teacher over an interruption."""
+    job, windows = plan.job, plain.make_windows(plan.pictures, plan.job, plan.resolution)
+    pictures = PictureSet(windows.pictures["train"], windows.labels["train"], None)
+    config = job.adapt
+    adapting = recipe(job, config.passes, config.learning_rate, config.weight_decay)
+    start = with_classes(plan.teacher, plan.classes)
+    teacher = plain.train(start, pictures, adapting, (job.seed, "adapt"))
+    made = load_model(finished.run / "teacher.safetensors").state
+    assert {name: torch.equal(made[name], value) for name, value in teacher.state.items()} == (
+        dict.fromkeys(made, True)
+    )
+
+    cut = cut_teacher(teacher, plan.space.reductions, plan.resolution)
+    count = -(-job.features.images // job.features.window)
+    taught = plain.teach_windows(teacher, cut, windows.pictures["train"][:count])
+    boundaries = [features for features, _ in taught]
+    cells = load_file(finished.folder(1) / "cells.safetensors")
+    for block, cell in plain.cells(plan.space):
+        net = plain.distill(plan.space, cut, plan.pixels, boundaries, job, (block, cell)).net
+        for name, value in net.state_dict().items():
+            assert np.array_equal(cells[f"block-{block + 1}-cell-{cell}/{name}"], value.numpy())
 
 
 def test_ratings_cover_every_path_once(finished: Finished, task_files: Path) -> None:
@@ -259,16 +298,8 @@ class UpTo(RunFolder):
             raise EnoughError
 
 
-@pytest.fixture(scope="module")
-def plan(finished: Finished) -> Plan:
-    config = (finished.run / "config.toml").read_text()
-    job = job_from_tree(parse_job(config, "config.toml"))
-    space = load_space(job.space)
-    return make_plan(job, space, load_pictures(job.data), load_teacher(job.teacher))
-
-
 def resume(
-    session: Session, plan: Plan, folder: Path, stages: list[str], record: str | None
+    session: Session, plan: Plan, folder: Path, stages: list[str], record: str | None, workers: int
 ) -> list[str]:
     """Go on with a copy of a run folder until that record is made or those stages are reached."""
     run = UpTo.open(folder)
@@ -276,7 +307,7 @@ def resume(
     run.last = record
     heard = Heard(stages, record is not None)
     with pytest.raises(EnoughError):
-        search(replace(session, workers=1, view=heard), run, plan)
+        search(replace(session, workers=workers, view=heard), run, plan)
     return heard.stages
 
 
@@ -300,19 +331,43 @@ def check(
     stages: list[str],
     record: str | None,
     again: str | None = None,
+    workers: int = 1,
 ) -> None:
-    """Resume with another number of workers: nothing is done twice, all records are the same.
+    """Resume, with another number of workers: nothing is done twice, all records are the same.
 
     `again` is the record that is made again, because another one of its stage is not there.
     """
     there = RunFolder.open(folder)
     names = [name for name in records(folder) if there.has(name) and name != again]
     written = {name: (folder / name).stat().st_mtime_ns for name in names}
-    assert resume(session, plan, folder, stages, record) == stages
+    assert resume(session, plan, folder, stages, record, workers) == stages
     whole, made = records(finished.run), records(folder)
     assert record is None or record in made
     assert {name: made[name] == whole[name] for name in made} == dict.fromkeys(made, True)
     assert {name: (folder / name).stat().st_mtime_ns for name in written} == written
+
+
+@contextmanager
+def a_rank_killed() -> Iterator[None]:
+    """Kill the first worker of Ray Train that this process starts while the body runs."""
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 120
+        while not killed and time.monotonic() < deadline:
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    if "RayTrainWorker" in "".join(process.cmdline()):
+                        process.kill()
+                        killed.append(process.pid)
+                        break
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    yield
+    thread.join()
+    assert killed
 
 
 def copied(finished: Finished, moment: str, folder: Path) -> Path:
@@ -331,7 +386,10 @@ def test_killed_and_resumed(
 def test_killed_after_a_checkpoint_and_resumed(
     local: Session, finished: Finished, plan: Plan, moment: str, tmp_path: Path
 ) -> None:
-    """What the checkpoint says of the past, be it wrong, is what the metrics say in the end."""
+    """What the checkpoint says of the past, be it wrong, is what the metrics say in the end.
+
+    Of two ranks that distil one is killed again.
+    """
     folder = copied(finished, moment, tmp_path / "run")
     snapshot = folder / CHECKPOINTS[moment]
     newest = json.loads(snapshot.read_text())["latest_checkpoint_result"]["checkpoint_dir_name"]
@@ -342,7 +400,9 @@ def test_killed_after_a_checkpoint_and_resumed(
     else:
         state["rows"][0]["loss"] = 123.0
     torch.save(state, file)
-    check(local, plan, finished, folder, *TO_DO[moment])
+    again = moment == "an epoch"
+    with a_rank_killed() if again else nullcontext():
+        check(local, plan, finished, folder, *TO_DO[moment], workers=1 + again)
     assert sum(row["loss"] == 123.0 for row in RunFolder.open(folder).measured(1)) == 1
 
 

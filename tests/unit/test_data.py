@@ -14,7 +14,13 @@ from PIL import Image
 
 from dna_ray.config import Features
 from dna_ray.data import SPLITS, Pictures, load_pictures, package_folder
-from dna_ray.data.transforms import augmented_view, decode, plain_view, stored_side
+from dna_ray.data.transforms import (
+    augmented_view,
+    decode,
+    decode_or_reason,
+    plain_view,
+    stored_side,
+)
 from dna_ray.errors import UserError
 
 Array = np.ndarray
@@ -234,6 +240,28 @@ def test_pictures_of_every_kind_become_rgb(kind: str, tmp_path: Path) -> None:
     suffix, convert, (left, right) = KINDS[kind]
     image = convert(Image.fromarray(halves()))
     check_halves(decoded(image, tmp_path / f"p{suffix}"), left, right)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_seen_on_white(kind: str, tmp_path: Path) -> None:
+    image = Image.fromarray(halves()).convert("RGBA")
+    alpha = np.full((96, 96), 255, np.uint8)
+    alpha[:, 48:] = 0
+    image.putalpha(Image.fromarray(alpha))
+    left = grey(LEFT) if kind == "LA" else LEFT
+    seen = image.quantize(8) if kind == "P" else image.convert(kind)
+    check_halves(decoded(seen, tmp_path / "p.png"), left, (255, 255, 255))
+
+
+def test_a_picture_of_40_megapixels_is_read(tmp_path: Path) -> None:
+    picture = Image.fromarray(halves()).resize((8000, 5000), Image.Resampling.NEAREST)
+    check_halves(decoded(picture, tmp_path / "p.png", compress_level=1), LEFT, RIGHT)
+
+
+def test_a_picture_of_floats_is_left_out_with_a_reason(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((96, 96), np.float32)).save(tmp_path / "p.tif")
+    _, reason = decode_or_reason(str(tmp_path / "p.tif"), SIDE)
+    assert "floating point" in reason
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
