@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -55,11 +56,12 @@ def make_run(path: Path, sketch: Sketch) -> RunFolder:
         "generations": sketch.generations,
         "limits": dict(sketch.limits),
     }
-    run = RunFolder.create(path, job_to_toml(job_from_tree(tree)), 0, sketch.space)
-    space = parse_space(sketch.space, "tiny.toml")
-    for number in range(1, sketch.generations + 1):
-        if number <= sketch.finished + 1:
-            _generation(run, space, number, sketch)
+    with patch("os.fsync"):  # it need not outlive a power cut
+        run = RunFolder.create(path, job_to_toml(job_from_tree(tree)), 0, sketch.space)
+        space = parse_space(sketch.space, "tiny.toml")
+        for number in range(1, sketch.generations + 1):
+            if number <= sketch.finished + 1:
+                _generation(run, space, number, sketch)
     return run
 
 
