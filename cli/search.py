@@ -20,6 +20,7 @@ from dna_ray.config import (
     put,
     setting,
 )
+from dna_ray.data import EMBEDDED
 from dna_ray.errors import UserError, causes, read_text
 from dna_ray.rundir import RunFolder
 from dna_ray.space import Space, load_space, parse_space
@@ -132,8 +133,9 @@ def _given(
     if limits:
         tree["limits"] = limits
     for name in ("data", "teacher"):
-        if isinstance(tree.get(name), str):
-            tree[name] = _absolute(tree[name])
+        source = tree.get(name)
+        if isinstance(source, str) and source not in (*EMBEDDED, "lite0"):
+            tree[name] = _absolute(source)
     return tree
 
 

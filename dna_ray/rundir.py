@@ -34,7 +34,6 @@ from dna_ray import __version__
 from dna_ray.errors import UserError
 
 FORMAT = 1
-_GIVEN = {"config.toml", "space.toml"}  # records of what was asked for
 _MANIFEST = "manifest.json"
 
 
@@ -101,8 +100,8 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether any stage has left a record."""
-        return not self._manifest["files"].keys() <= _GIVEN
+        """Whether anything was begun that takes time to do again: any stage but the features."""
+        return any(not stage.endswith("/features") for stage in self._manifest["stages"])
 
     def remove(self) -> None:
         """Remove the folder with all that it holds."""

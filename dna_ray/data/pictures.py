@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dna_ray.errors import UserError, nearest
 
+EMBEDDED = ("solar", "photos")
 SPLITS = ("train", "rating", "test")
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
@@ -172,7 +173,7 @@ def _photos() -> Pictures:
 
 def _folder(folder: Path) -> Pictures:
     if not folder.is_dir():
-        hint = nearest(str(folder), ("solar", "photos"), "check the path")
+        hint = nearest(str(folder), EMBEDDED, "check the path")
         raise UserError(
             f"--data must be solar, photos or a folder of pictures, but there is no folder "
             f"'{folder}'; {hint}"

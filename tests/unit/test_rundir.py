@@ -254,6 +254,15 @@ def test_a_stage_is_begun_until_it_is_done(run: RunFolder) -> None:
     assert manifest(RunFolder.open(run.path))["stages"]["search"] == "begun"
 
 
+def test_a_run_is_begun_with_the_first_stage_that_would_be_lost(run: RunFolder) -> None:
+    run.begin("generation-1/features")
+    assert not run.begun
+    run.begin("generation-1/adapt")
+    assert run.begun
+    run.remove()
+    assert not run.path.exists()
+
+
 def metrics(run: RunFolder, generation: int) -> list[Any]:
     text = (run.path / f"generation-{generation}" / "metrics.jsonl").read_text(encoding="utf-8")
     return list(map(json.loads, text.splitlines()))
