@@ -1,8 +1,8 @@
 """The driver killed with SIGKILL at moments of every stage, resumed each time, in one run.
 
 In the end every record must be the undisturbed run's, byte for byte. `lost` is the time from the
-newest record or checkpoint in the run folder to the kill: what is done again. `left` counts the
-processes that are still there ten seconds after the kill.
+newest record or checkpoint in the run folder to the kill: what is done again. `gone` is when the
+last process of the search, of Ray too, has ended.
 """
 
 import argparse
@@ -58,18 +58,21 @@ def newest(run: Path) -> float:
     return max(f.stat().st_mtime for f in files if f.is_file())
 
 
-def kill_at(search: subprocess.Popen[bytes], run: Path, pattern: str) -> tuple[float, int]:
-    """Kill the driver when a file appears; seconds of work lost, and processes left."""
+def kill_at(search: subprocess.Popen[bytes], run: Path, pattern: str) -> tuple[float, float]:
+    """Kill the driver when a file appears; seconds of work lost, and until all processes ended."""
     while not any(run.glob(pattern)):
         if search.poll() is not None:
             sys.exit(f"the search ended with {search.returncode} before {pattern} was there")
         time.sleep(0.05)
     family = psutil.Process(search.pid).children(recursive=True)
     search.kill()
-    lost = max(0.0, time.time() - newest(run))
+    killed = time.time()
+    lost = max(0.0, killed - newest(run))
     search.wait()
-    _, alive = psutil.wait_procs(family, timeout=10)
-    return lost, len(alive)
+    _, alive = psutil.wait_procs(family, timeout=120)
+    if alive:
+        sys.exit(f"after two minutes these are still there: {alive}")
+    return lost, time.time() - killed
 
 
 def main() -> None:
@@ -89,14 +92,14 @@ def main() -> None:
         rows = []
         search = start(*task, "--out", run)
         for title, pattern in MOMENTS:
-            lost, left = kill_at(search, run, pattern)
-            rows.append([title, f"{lost:.1f}", left])
+            lost, gone = kill_at(search, run, pattern)
+            rows.append([title, f"{lost:.1f}", f"{gone:.1f}"])
             print(rows[-1], flush=True)
             search = start("--resume", run)
         if search.wait() != 0:
             sys.exit("the last resume failed")
         same = all((folder / "whole" / r).read_bytes() == (run / r).read_bytes() for r in RECORDS)
-    text = f"{table(['killed', 'lost, s', 'left'], rows)}\n\nAll records the same: {same}"
+    text = f"{table(['killed', 'lost, s', 'gone, s'], rows)}\n\nAll records the same: {same}"
     publish("kills", "The driver killed and resumed", text, write=given.write)
 
 
