@@ -86,7 +86,8 @@ def command(
         # Torch and Ray take seconds to import: the line above comes first.
         from dna_ray.data import fingerprint, load_pictures
         from dna_ray.generations import make_plan, search
-        from dna_ray.remote.session import remove_session, session
+        from dna_ray.remote.guard import remove_session
+        from dna_ray.remote.session import session
         from dna_ray.teacher import load_teacher
 
         pictures = load_pictures(job.data)

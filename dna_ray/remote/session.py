@@ -2,13 +2,11 @@
 
 import logging
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 from dna_ray.errors import UserError
 from dna_ray.progress import View
 from dna_ray.remote.board import ProgressBoard
+from dna_ray.remote.guard import guarded, remove_session
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,7 +107,8 @@ def session(
                 f"{workers or 1}; give fewer --workers"
             )
         board = ProgressBoard.remote()  # type: ignore[attr-defined]
-        yield Session(workers or processors, board, view, context.dashboard_url or "", folder)
+        with guarded(folder) if folder is not None else nullcontext():
+            yield Session(workers or processors, board, view, context.dashboard_url or "", folder)
     finally:
         ray.shutdown()
         if folder is not None:
@@ -138,17 +138,6 @@ def _make_private(token: Path) -> None:
     """Let nobody else read the token by which Ray knows its user; Ray makes it readable by all."""
     if token.is_file():
         token.chmod(0o600)
-
-
-def remove_session(folder: Path) -> None:
-    """Remove the folder of a session of Ray on this machine that is over; no other folder."""
-    sessions = Path(tempfile.gettempdir()) / "ray"
-    if folder.parent != sessions or not folder.name.startswith("session_"):
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    latest = sessions / "session_latest"
-    if latest.is_symlink() and not latest.exists():
-        latest.unlink()
 
 
 def single_threaded(function: Callable[P, R]) -> Callable[P, R]:

@@ -69,10 +69,19 @@ def kill_at(search: subprocess.Popen[bytes], run: Path, pattern: str) -> tuple[f
     killed = time.time()
     lost = max(0.0, killed - newest(run))
     search.wait()
-    _, alive = psutil.wait_procs(family, timeout=120)
-    if alive:
-        sys.exit(f"after two minutes these are still there: {alive}")
+    while alive := [process for process in family if _runs(process)]:
+        if time.time() - killed > 120:
+            sys.exit(f"after two minutes these are still there: {alive}")
+        time.sleep(0.1)
     return lost, time.time() - killed
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process is more than an entry that its parent has not read yet."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def main() -> None:

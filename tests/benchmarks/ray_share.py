@@ -2,10 +2,9 @@
 
 Plain Python runs the same functions one after another in one process. It is timed with one torch
 thread, as every worker of the search has, and with two, as one would use two processors without
-Ray; the latter before and after the command, as the speed of a shared machine drifts. `share` is
-how much of the command's wall time plain Python with two threads would save; `against perfect use`
-takes for granted that two processors do the one-thread work in half the time, which no program
-reaches.
+Ray. `share` is how much of the command's wall time plain Python with two threads would save;
+`against perfect use` takes for granted that two processors do the one-thread work in half the time,
+which no program reaches.
 """
 
 import argparse
@@ -109,11 +108,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    before, whole, after, one = generation(2), command(), generation(2), generation(1)
-    two = (before + after) / 2
+    two, whole, one = generation(2), command(), generation(1)
     rows = [
         ["`dna-ray search`, two workers", f"{whole:.1f}"],
-        ["plain Python, two threads, before and after", f"{before:.1f} and {after:.1f}"],
+        ["plain Python, two threads", f"{two:.1f}"],
         ["plain Python, one thread", f"{one:.1f}"],
         ["share", f"{100 * (1 - two / whole):.0f} %"],
         ["against perfect use of two processors", f"{100 * (1 - one / 2 / whole):.0f} %"],

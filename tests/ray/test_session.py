@@ -1,12 +1,17 @@
 """Who can reach a session of Ray, and what it leaves behind: nothing."""
 
+import os
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from dna_ray.remote.session import Session, remove_session
+from dna_ray.remote.guard import remove_session
+from dna_ray.remote.session import Session
 
 
 def test_the_token_is_private_and_the_dashboard_is_of_this_machine_alone(local: Session) -> None:
@@ -33,3 +38,43 @@ def test_only_a_session_of_ray_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
         remove_session(folder)
     assert [f.exists() for f in (own, other, elsewhere)] == [False, True, True]
     assert not link.is_symlink()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_a_killed_driver_leaves_is_ended(killed: bool, tmp_path: Path) -> None:
+    """A driver with two children, one of them a grandchild of a process that is gone by then."""
+    folder = tmp_path / "ray" / "session_1"
+    folder.mkdir(parents=True)
+    script = (
+        "import pathlib, subprocess, sys, tempfile, time\n"
+        "from dna_ray.remote.guard import guarded\n"
+        "with guarded(pathlib.Path(sys.argv[1])):\n"
+        "    subprocess.Popen(['sleep', '1000'], stdout=subprocess.DEVNULL)\n"
+        "    subprocess.Popen(['sh', '-c', 'sleep 1000 & wait'], stdout=subprocess.DEVNULL)\n"
+        "    print('ready', flush=True)\n"
+        "    sys.stdin.readline()\n"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "ready\n"
+    time.sleep(4)  # the guard looks every three seconds
+    children = psutil.Process(driver.pid).children(recursive=True)
+    assert len(children) == 4
+    if killed:
+        driver.kill()
+        driver.communicate()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert alive == []
+    else:
+        driver.communicate("end\n", timeout=20)
+        _, alive = psutil.wait_procs(children, timeout=1)
+        assert len(alive) == 3  # what a driver leaves on purpose, but for the guard
+        for process in alive:
+            process.kill()
+    assert folder.exists() != killed
