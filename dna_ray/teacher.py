@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -214,7 +215,7 @@ def _timm_with_weights(name: str, path: Path) -> TrainedModel:
     try:
         module.load_state_dict({f"model.{key}": value for key, value in state.items()})
     except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
+        reason = shorten(str(error).splitlines()[1].replace("model.", ""), 250, placeholder=" ...")
         raise UserError(
             f"weights must fit the network, but '{path}' does not fit {name}: {reason}"
         ) from None

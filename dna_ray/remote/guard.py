@@ -52,9 +52,11 @@ def remove_session(folder: Path) -> None:
 def watch(driver: psutil.Process, folder: Path) -> None:
     """Wait for the driver's end; unless it says that all is well, end what it started."""
     family: set[psutil.Process] = set()
-    while not select.select([sys.stdin.buffer], [], [], _LOOK_AGAIN)[0]:
+    alive = True
+    while alive:
         with suppress(psutil.NoSuchProcess):
             family |= set(driver.children(recursive=True))
+        alive = not select.select([sys.stdin.buffer], [], [], _LOOK_AGAIN)[0]
     if sys.stdin.buffer.read():
         return
     for process in family - {psutil.Process()}:
