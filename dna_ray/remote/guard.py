@@ -1,31 +1,31 @@
 """Ends what is left of a session of Ray on this machine where its driver was killed.
 
 Of some processes Ray waits a minute before they end on their own, and of its folder nobody thinks.
-A guard is a process that a driver starts beside it (`python -m dna_ray.remote.guard FOLDER`): it
-reads from a pipe that the kernel closes when the driver is gone, however that ended. It imports
-neither Ray nor torch.
+A guard is a process that a driver starts beside it: it reads from a pipe that the kernel closes
+when the driver is gone, however that ended. It imports neither Ray nor torch.
 """
 
+import os
 import select
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-_LOOK_AGAIN = 3.0  # seconds; what is started and left within them is not known
+_LOOK_AGAIN = 3.0  # seconds
 _ALL_IS_WELL = b"."
 
 
 @contextmanager
-def guarded(folder: Path) -> Iterator[None]:
-    """Have a guard while the body runs: if this process is killed, the session ends with it."""
+def guarded() -> Iterator[None]:
+    """Have a guard while the body runs: if this process is killed, its session ends with it."""
     guard = subprocess.Popen(
-        [sys.executable, "-m", "dna_ray.remote.guard", str(folder)],
+        [sys.executable, "-m", "dna_ray.remote.guard", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -40,31 +40,49 @@ def guarded(folder: Path) -> Iterator[None]:
 
 def remove_session(folder: Path) -> None:
     """Remove the folder of a session of Ray on this machine that is over; no other folder."""
-    sessions = Path(tempfile.gettempdir()) / "ray"
-    if folder.parent != sessions or not folder.name.startswith("session_"):
+    if folder.parent != _sessions() or not folder.name.startswith("session_"):
         return
     shutil.rmtree(folder, ignore_errors=True)
-    latest = sessions / "session_latest"
+    latest = _sessions() / "session_latest"
     if latest.is_symlink() and not latest.exists():
         latest.unlink()
 
 
-def watch(driver: psutil.Process, folder: Path) -> None:
-    """Wait for the driver's end; unless it says that all is well, end what it started."""
+def _sessions() -> Path:
+    return Path(tempfile.gettempdir()) / "ray"
+
+
+def watch(driver: int) -> None:
+    """Wait for the end of the process `driver`; unless it says that all is well, end the rest."""
     family: set[psutil.Process] = set()
     alive = True
     while alive:
         with suppress(psutil.NoSuchProcess):
-            family |= set(driver.children(recursive=True))
+            family |= set(psutil.Process(driver).children(recursive=True))
         alive = not select.select([sys.stdin.buffer], [], [], _LOOK_AGAIN)[0]
     if sys.stdin.buffer.read():
         return
-    for process in family - {psutil.Process()}:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()  # knows by the time of its start that it is still the same process
-    psutil.wait_procs(family - {psutil.Process()}, timeout=10)
-    remove_session(folder)
+    # Ray ends the name of a session's folder with its driver's number.
+    folders = list(_sessions().glob(f"session_*_{driver}"))
+    for left in (family - {psutil.Process()}, _started_late(folders)):
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()  # knows by the time of its start that it is still the same process
+        psutil.wait_procs(left, timeout=5)
+    for folder in folders:
+        remove_session(folder)
+
+
+def _started_late(sessions: Sequence[Path]) -> set[psutil.Process]:
+    """Ray's processes that nobody saw yet: their command lines still name their session."""
+    return {
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (words := process.info["cmdline"])
+        and words[0].startswith(sys.prefix)
+        and any(session.name in word for word in words for session in sessions)
+    }
 
 
 if __name__ == "__main__":
-    watch(psutil.Process().parent() or psutil.Process(), Path(sys.argv[1]))
+    watch(int(sys.argv[1]))

@@ -85,7 +85,24 @@ def session(
         count = workers or os.cpu_count() or 1
         options |= {"address": "local", "num_cpus": count, "include_dashboard": True}
         options |= {"dashboard_host": "127.0.0.1"}
-    folder: Path | None = None
+    with guarded() if address is None else nullcontext(), _connected(address, options) as context:
+        folder: Path | None = None
+        if address is None:
+            folder = Path(context.address_info["session_dir"])
+            _make_private(Path.home() / ".ray" / "auth_token")
+        processors = int(ray.cluster_resources().get("CPU", 0))
+        if processors < (workers or 1):
+            raise UserError(
+                f"the cluster must have a processor for every worker, but has {processors} for "
+                f"{workers or 1}; give fewer --workers"
+            )
+        board = ProgressBoard.remote()  # type: ignore[attr-defined]
+        yield Session(workers or processors, board, view, context.dashboard_url or "", folder)
+
+
+@contextmanager
+def _connected(address: str | None, options: dict[str, Any]) -> Iterator[Any]:
+    """Ray's context while the body runs; then the session of this machine is removed."""
     terminate = signal.getsignal(signal.SIGTERM)
     try:
         context: Any = ray.init(**({"address": address} | options))
@@ -97,22 +114,11 @@ def session(
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminate)
-        if address is None:
-            folder = Path(context.address_info["session_dir"])
-            _make_private(Path.home() / ".ray" / "auth_token")
-        processors = int(ray.cluster_resources().get("CPU", 0))
-        if processors < (workers or 1):
-            raise UserError(
-                f"the cluster must have a processor for every worker, but has {processors} for "
-                f"{workers or 1}; give fewer --workers"
-            )
-        board = ProgressBoard.remote()  # type: ignore[attr-defined]
-        with guarded(folder) if folder is not None else nullcontext():
-            yield Session(workers or processors, board, view, context.dashboard_url or "", folder)
+        yield context
     finally:
         ray.shutdown()
-        if folder is not None:
-            remove_session(folder)
+        if address is None:
+            remove_session(Path(context.address_info["session_dir"]))
 
 
 def _check_answers(address: str) -> None:

@@ -40,41 +40,53 @@ def test_only_a_session_of_ray_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
     assert not link.is_symlink()
 
 
+DRIVER = """
+import os, pathlib, subprocess, sys, tempfile
+from dna_ray.remote.guard import guarded
+with guarded():
+    folder = pathlib.Path(tempfile.gettempdir(), "ray", f"session_1_{os.getpid()}")
+    (folder / "logs").mkdir(parents=True)
+    subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL)
+    subprocess.Popen(["sh", "-c", "sleep 1000 & wait"], stdout=subprocess.DEVNULL)
+    print(folder, flush=True)
+    sys.stdin.readline()
+    # Left by a process that is gone before anybody looks, with its session on its command line.
+    late = [sys.executable, "-c", "import time; time.sleep(1000)", str(folder)]
+    start = f"import subprocess; print(subprocess.Popen({late!r}, stdout=subprocess.DEVNULL).pid)"
+    subprocess.run([sys.executable, "-c", start])
+    print("left", flush=True)
+    sys.stdin.readline()
+"""
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_what_a_killed_driver_leaves_is_ended(killed: bool, tmp_path: Path) -> None:
-    """A driver with two children, one of them a grandchild of a process that is gone by then."""
-    folder = tmp_path / "ray" / "session_1"
-    folder.mkdir(parents=True)
-    script = (
-        "import pathlib, subprocess, sys, tempfile, time\n"
-        "from dna_ray.remote.guard import guarded\n"
-        "with guarded(pathlib.Path(sys.argv[1])):\n"
-        "    subprocess.Popen(['sleep', '1000'], stdout=subprocess.DEVNULL)\n"
-        "    subprocess.Popen(['sh', '-c', 'sleep 1000 & wait'], stdout=subprocess.DEVNULL)\n"
-        "    print('ready', flush=True)\n"
-        "    sys.stdin.readline()\n"
-    )
     driver = subprocess.Popen(
-        [sys.executable, "-c", script, str(folder)],
+        [sys.executable, "-c", DRIVER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
+    assert driver.stdin is not None
     assert driver.stdout is not None
-    assert driver.stdout.readline() == "ready\n"
+    folder = Path(driver.stdout.readline().strip())
     time.sleep(4)  # the guard looks every three seconds
     children = psutil.Process(driver.pid).children(recursive=True)
-    assert len(children) == 4
+    assert len(children) == 4  # the guard is one of them
+    driver.stdin.write("go on\n")
+    driver.stdin.flush()
+    left = [*children, psutil.Process(int(driver.stdout.readline()))]
+    assert driver.stdout.readline() == "left\n"
     if killed:
         driver.kill()
-        driver.communicate()
-        _, alive = psutil.wait_procs(children, timeout=20)
+        driver.wait()
+        _, alive = psutil.wait_procs(left, timeout=30)
         assert alive == []
     else:
         driver.communicate("end\n", timeout=20)
-        _, alive = psutil.wait_procs(children, timeout=1)
-        assert len(alive) == 3  # what a driver leaves on purpose, but for the guard
+        _, alive = psutil.wait_procs(left, timeout=1)
+        assert len(alive) == 4  # a driver that ends in order has its children to itself
         for process in alive:
             process.kill()
     assert folder.exists() != killed
