@@ -86,7 +86,7 @@ def command(
         # Torch and Ray take seconds to import: the line above comes first.
         from dna_ray.data import fingerprint, load_pictures
         from dna_ray.generations import make_plan, search
-        from dna_ray.remote.guard import remove_session
+        from dna_ray.remote.guard import remove_temporary
         from dna_ray.remote.session import session
         from dna_ray.teacher import load_teacher
 
@@ -103,7 +103,7 @@ def command(
         with run.locked(), _logged(run, verbose), _kept_if_begun(run, new):
             run.check_inputs(inputs)
             if run.session is not None:
-                remove_session(run.session)
+                remove_temporary(run.session)
             with session(view, address=address, workers=workers, verbose=verbose) as ray_session:
                 if ray_session.folder is not None:
                     run.remember_session(ray_session.folder)

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,40 +19,40 @@ import psutil
 
 _LOOK_AGAIN = 3.0  # seconds
 _ALL_IS_WELL = b"."
+_PREFIX = "dna-ray-"
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
-    """Have a guard while the body runs: if this process is killed, its session ends with it."""
+def temporary_folder() -> Iterator[Path]:
+    """A folder for all that Ray's processes put aside; gone with the body, or with this process."""
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
     guard = subprocess.Popen(
-        [sys.executable, "-m", "dna_ray.remote.guard", str(os.getpid())],
+        [sys.executable, "-m", "dna_ray.remote.guard", str(os.getpid()), str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # no Ctrl-C of the terminal reaches it
     )
     try:
-        yield
+        yield folder
     finally:
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
         with suppress(BrokenPipeError):
             guard.communicate(_ALL_IS_WELL)
+        remove_temporary(folder)
 
 
-def remove_session(folder: Path) -> None:
-    """Remove the folder of a session of Ray on this machine that is over; no other folder."""
-    if folder.parent != _sessions() or not folder.name.startswith("session_"):
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    latest = _sessions() / "session_latest"
-    if latest.is_symlink() and not latest.exists():
-        latest.unlink()
+def remove_temporary(folder: Path) -> None:
+    """Remove a folder that `temporary_folder` made; no other folder."""
+    if folder.parent == Path(tempfile.gettempdir()) and folder.name.startswith(_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sessions() -> Path:
-    return Path(tempfile.gettempdir()) / "ray"
-
-
-def watch(driver: int) -> None:
+def watch(driver: int, folder: Path) -> None:
     """Wait for the end of the process `driver`; unless it says that all is well, end the rest."""
     family: set[psutil.Process] = set()
     alive = True
@@ -62,27 +62,24 @@ def watch(driver: int) -> None:
         alive = not select.select([sys.stdin.buffer], [], [], _LOOK_AGAIN)[0]
     if sys.stdin.buffer.read():
         return
-    # Ray ends the name of a session's folder with its driver's number.
-    folders = list(_sessions().glob(f"session_*_{driver}"))
-    for left in (family - {psutil.Process()}, _started_late(folders)):
-        for process in left:
+    for left in (family, _started_late(folder)):
+        for process in left - {psutil.Process()}:
             with suppress(psutil.NoSuchProcess):
                 process.kill()  # knows by the time of its start that it is still the same process
-        psutil.wait_procs(left, timeout=5)
-    for folder in folders:
-        remove_session(folder)
+        psutil.wait_procs(left - {psutil.Process()}, timeout=5)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _started_late(sessions: Sequence[Path]) -> set[psutil.Process]:
-    """Ray's processes that nobody saw yet: their command lines still name their session."""
+def _started_late(folder: Path) -> set[psutil.Process]:
+    """Ray's processes that nobody saw yet: their command lines still name the folder."""
     return {
         process
         for process in psutil.process_iter(["cmdline"])
         if (words := process.info["cmdline"])
         and words[0].startswith(sys.prefix)
-        and any(session.name in word for word in words for session in sessions)
+        and any(str(folder) in word for word in words)
     }
 
 
 if __name__ == "__main__":
-    watch(int(sys.argv[1]))
+    watch(int(sys.argv[1]), Path(sys.argv[2]))

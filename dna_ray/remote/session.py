@@ -18,7 +18,7 @@ import torch
 from dna_ray.errors import UserError
 from dna_ray.progress import View
 from dna_ray.remote.board import ProgressBoard
-from dna_ray.remote.guard import guarded, remove_session
+from dna_ray.remote.guard import temporary_folder
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,7 +51,7 @@ class Session:
     board: Any  # an actor handle of ProgressBoard
     view: View
     dashboard: str
-    folder: Path | None  # where Ray keeps its files and logs, if it is ours to remove
+    folder: Path | None  # where a Ray that we started keeps its files and logs
 
     def wait(self, refs: Sequence[Any]) -> None:
         """Wait for tasks, telling the view of every one that is done; raise the first error."""
@@ -85,40 +85,30 @@ def session(
         count = workers or os.cpu_count() or 1
         options |= {"address": "local", "num_cpus": count, "include_dashboard": True}
         options |= {"dashboard_host": "127.0.0.1"}
-    with guarded() if address is None else nullcontext(), _connected(address, options) as context:
-        folder: Path | None = None
-        if address is None:
-            folder = Path(context.address_info["session_dir"])
-            _make_private(Path.home() / ".ray" / "auth_token")
-        processors = int(ray.cluster_resources().get("CPU", 0))
-        if processors < (workers or 1):
+    with temporary_folder() if address is None else nullcontext() as folder:
+        terminate = signal.getsignal(signal.SIGTERM)
+        try:
+            context: Any = ray.init(**({"address": address} | options))
+        except ConnectionError as error:
             raise UserError(
-                f"the cluster must have a processor for every worker, but has {processors} for "
-                f"{workers or 1}; give fewer --workers"
-            )
-        board = ProgressBoard.remote()  # type: ignore[attr-defined]
-        yield Session(workers or processors, board, view, context.dashboard_url or "", folder)
-
-
-@contextmanager
-def _connected(address: str | None, options: dict[str, Any]) -> Iterator[Any]:
-    """Ray's context while the body runs; then the session of this machine is removed."""
-    terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        context: Any = ray.init(**({"address": address} | options))
-    except ConnectionError as error:
-        raise UserError(
-            f"a Ray cluster must answer at the address, but none does at '{address}' "
-            f"({str(error).splitlines()[0]}); check --address"
-        ) from None
-    try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminate)
-        yield context
-    finally:
-        ray.shutdown()
-        if address is None:
-            remove_session(Path(context.address_info["session_dir"]))
+                f"a Ray cluster must answer at the address, but none does at '{address}' "
+                f"({str(error).splitlines()[0]}); check --address"
+            ) from None
+        try:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminate)
+            if address is None:
+                _make_private(Path.home() / ".ray" / "auth_token")
+            processors = int(ray.cluster_resources().get("CPU", 0))
+            if processors < (workers or 1):
+                raise UserError(
+                    f"the cluster must have a processor for every worker, but has {processors} "
+                    f"for {workers or 1}; give fewer --workers"
+                )
+            board = ProgressBoard.remote()  # type: ignore[attr-defined]
+            yield Session(workers or processors, board, view, context.dashboard_url or "", folder)
+        finally:
+            ray.shutdown()
 
 
 def _check_answers(address: str) -> None:

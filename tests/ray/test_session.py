@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dna_ray.remote.guard import remove_session
+from dna_ray.remote.guard import remove_temporary
 from dna_ray.remote.session import Session
 
 
@@ -23,29 +23,21 @@ def test_the_token_is_private_and_the_dashboard_is_of_this_machine_alone(local: 
     assert set(listening) == {"127.0.0.1"}
 
 
-def test_only_a_session_of_ray_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_folder_of_ours_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    own, other, elsewhere = (
-        tmp_path / "ray" / "session_1",
-        tmp_path / "ray" / "results",
-        tmp_path / "home" / "session_1",
-    )
+    own, other, elsewhere = tmp_path / "dna-ray-1", tmp_path / "ray", tmp_path / "a" / "dna-ray-1"
     for folder in (own, other, elsewhere):
         (folder / "logs").mkdir(parents=True)
-    link = tmp_path / "ray" / "session_latest"
-    link.symlink_to(own)
     for folder in (other, elsewhere, own, own):
-        remove_session(folder)
+        remove_temporary(folder)
     assert [f.exists() for f in (own, other, elsewhere)] == [False, True, True]
-    assert not link.is_symlink()
 
 
 DRIVER = """
-import os, pathlib, subprocess, sys, tempfile
-from dna_ray.remote.guard import guarded
-with guarded():
-    folder = pathlib.Path(tempfile.gettempdir(), "ray", f"session_1_{os.getpid()}")
-    (folder / "logs").mkdir(parents=True)
+import subprocess, sys
+from dna_ray.remote.guard import temporary_folder
+with temporary_folder() as folder:
+    (folder / "logs").mkdir()
     subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL)
     subprocess.Popen(["sh", "-c", "sleep 1000 & wait"], stdout=subprocess.DEVNULL)
     print(folder, flush=True)
@@ -89,4 +81,4 @@ def test_what_a_killed_driver_leaves_is_ended(killed: bool, tmp_path: Path) -> N
         assert len(alive) == 4  # a driver that ends in order has its children to itself
         for process in alive:
             process.kill()
-    assert folder.exists() != killed
+    assert not folder.exists()
