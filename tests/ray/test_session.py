@@ -63,7 +63,7 @@ def test_what_a_killed_driver_leaves_is_ended(killed: bool, tmp_path: Path) -> N
     assert driver.stdin is not None
     assert driver.stdout is not None
     folder = Path(driver.stdout.readline().strip())
-    time.sleep(4)  # the guard looks every three seconds
+    time.sleep(4 * killed)  # the guard looks every three seconds
     children = psutil.Process(driver.pid).children(recursive=True)
     assert len(children) == 4  # the guard is one of them
     driver.stdin.write("go on\n")
