@@ -57,6 +57,7 @@ class Wrong:
     said: tuple[str, ...]
     place: Callable[[Path], object] = lambda _: None  # what has to be there for it
     shut: str | None = None  # a folder that may not be written to
+    hidden: str | None = None  # a package that is not installed
 
 
 def _broken_run(path: Path) -> None:
@@ -128,6 +129,12 @@ WRONG = [
         words="search --data few",
         said=("split empty", "give more pictures"),
         place=lambda here: [noise(here / "few" / f"{n}.png", n) for n in range(2)],
+    ),
+    Wrong(
+        name="missing extra",
+        words="search",
+        said=("'elpv_dataset', which is not installed", "pip install 'dna-ray[demo]'"),
+        hidden="elpv_dataset",
     ),
     # Space
     Wrong(name="unknown space", words="search --space demos", said=("did you mean 'demo'?",)),
@@ -453,6 +460,8 @@ def test_wrong_input_is_one_clear_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dna-ray", *wrong.words.split(" ")])
     monkeypatch.setattr(ray, "init", unreachable)
+    if wrong.hidden:
+        monkeypatch.setitem(sys.modules, wrong.hidden, None)
     with unwritable(wrong.shut and tmp_path / wrong.shut), pytest.raises(SystemExit) as end:
         main()
     out, shown = capsys.readouterr()
