@@ -41,6 +41,18 @@ SETTINGS = (
 )
 
 
+def put_task(folder: Path) -> None:
+    """Make `pictures/` and `tiny.toml` in a folder."""
+    draw_pictures(folder / "pictures")
+    (folder / "tiny.toml").write_text(SPACE)
+
+
+def words(folder: Path) -> list[str]:
+    """The words of `dna-ray search` for the task that `put_task` made in a folder."""
+    settings = [part for text in SETTINGS for part in ("--set", text)]
+    return ["--data", f"{folder}/pictures", "--space", f"{folder}/tiny.toml", *settings]
+
+
 def draw_pictures(folder: Path, per_class: int = 40) -> None:
     """Two classes that a network can tell apart: stripes that lie and stripes that stand."""
     rng = np.random.default_rng(7)

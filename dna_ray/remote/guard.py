@@ -62,11 +62,11 @@ def watch(driver: int, folder: Path) -> None:
         alive = not select.select([sys.stdin.buffer], [], [], _LOOK_AGAIN)[0]
     if sys.stdin.buffer.read():
         return
-    for left in (family, _started_late(folder)):
-        for process in left - {psutil.Process()}:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()  # knows by the time of its start that it is still the same process
-        psutil.wait_procs(left - {psutil.Process()}, timeout=5)
+    left = (family | _started_late(folder)) - {psutil.Process()}
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()  # knows by the time of its start that it is still the same process
+    psutil.wait_procs(left, timeout=5)
     shutil.rmtree(folder, ignore_errors=True)
 
 

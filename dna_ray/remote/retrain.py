@@ -75,7 +75,7 @@ def retrain(
     """
     shards = tasks[0].recipe.shards
     ranks = max(n for n in range(1, min(session.workers, shards) + 1) if shards % n == 0)
-    session.view.stage(title, sum(_steps(task, data.size) for task in tasks), "minibatches")
+    session.view.stage(title, sum(steps(task, data.size) for task in tasks), "minibatches")
     trainer = TorchTrainer(
         _train_networks,
         train_loop_config={
@@ -115,7 +115,7 @@ def _train_networks(config: dict[str, Any]) -> None:
         done, rows, started = state["done"], state["rows"], state["trainer"]
     if rank == 0:
         for task in tasks[: len(done)]:
-            config["board"].put.remote(task.name, _steps(task, len(data)))
+            config["board"].put.remote(task.name, steps(task, len(data)))
     for task in tasks[len(done) :]:
         module = task.model.build()
         per_rank = task.recipe.shards // ranks
@@ -148,7 +148,7 @@ def telling(board: Any, part: str, trainer: Trainer) -> Callable[[float], None]:
     return tell
 
 
-def _steps(task: Task, pictures: int) -> int:
+def steps(task: Task, pictures: int) -> int:
     """The minibatches of all passes of a task."""
     return task.recipe.passes * minibatches(pictures, task.recipe)[1]
 

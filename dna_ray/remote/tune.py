@@ -18,10 +18,10 @@ from ray import tune
 from dna_ray.config import Tune
 from dna_ray.randomness import generator
 from dna_ray.remote.board import forwarding
-from dna_ray.remote.retrain import PictureRefs, Task, telling
+from dna_ray.remote.retrain import PictureRefs, Task, steps, telling
 from dna_ray.remote.session import Session
 from dna_ray.remote.train import interruptible
-from dna_ray.retrain import Trainer, alone, logits_of, minibatches
+from dna_ray.retrain import Trainer, alone, logits_of
 
 
 def sweep(
@@ -38,8 +38,7 @@ def sweep(
     Every trial trains the task's network by its recipe, but for these two values. The task's
     stream keys the values that are tried and the trials themselves.
     """
-    total = config.trials * task.recipe.passes * minibatches(data.size, task.recipe)[1]
-    session.view.stage("tune", total, "minibatches")
+    session.view.stage("tune", config.trials * steps(task, data.size), "minibatches")
     trainable = tune.with_resources(
         tune.with_parameters(_trial, task=task, data=data, held_out=held_out, board=session.board),
         {"CPU": 1},

@@ -3,7 +3,7 @@
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import product
@@ -116,7 +116,7 @@ def parse_space(text: str, source: str) -> Space:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"a space file must be TOML, but {source} is not: {error}") from None
-    lines = _Lines(source, text)
+    lines = _Lines(source, text.splitlines())
     table = _Table(tree, lines)
     ops = _ops(table.take("ops", list), lines.place("ops"))
     stem = _Table(table.take("stem", dict, {}), lines.within("stem"))
@@ -155,9 +155,8 @@ def parse_space(text: str, source: str) -> Space:
 class _Lines:
     """Where in a TOML text a table stands, so that an error can name the line of a key."""
 
-    def __init__(self, source: str, text: str, table: str = "", first: int = 1) -> None:
-        self._source, self._table, self._first = source, table, first
-        self._lines = text.splitlines()
+    def __init__(self, source: str, lines: Sequence[str], table: str = "", first: int = 1) -> None:
+        self._source, self._lines, self._table, self._first = source, lines, table, first
 
     def place(self, key: str | None = None) -> str:
         """The source, the line of `key` if it is written on one, the table and the key."""
@@ -171,17 +170,17 @@ class _Lines:
         """The inline table that is the value of `key`."""
         line = self._find(rf"\[?\s*{key}\b")
         if line is None:
-            return _Lines(self._source, "", key, self._first)
-        return _Lines(self._source, "\n".join(self._lines[line - self._first :]), key, line)
+            return _Lines(self._source, [], key, self._first)
+        return _Lines(self._source, self._lines[line - self._first :], key, line)
 
     def block(self, number: int) -> "_Lines":
         """The lines of a block, from one [[blocks]] to the next."""
         starts = [i for i, line in enumerate(self._lines) if re.match(r"\s*\[\[\s*blocks\b", line)]
         table = f"block {number}"
         if len(starts) < number:  # the blocks are written in one line
-            return _Lines(self._source, "", table, self._find(r"\s*blocks\b") or 1)
+            return _Lines(self._source, [], table, self._find(r"\s*blocks\b") or 1)
         start, end = [*starts, len(self._lines)][number - 1 : number + 1]
-        return _Lines(self._source, "\n".join(self._lines[start:end]), table, self._first + start)
+        return _Lines(self._source, self._lines[start:end], table, self._first + start)
 
     def cell(self, number: int) -> "_Lines":
         """The line of a cell (0-based): that of its brace, counted from `cells` on."""
@@ -190,8 +189,8 @@ class _Lines:
         for index, line in enumerate(self._lines[start:], start):
             left -= line.split("#")[0].count("{")
             if left <= 0:
-                return _Lines(self._source, line, table, self._first + index)
-        return _Lines(self._source, "", table, self._first + start)
+                return _Lines(self._source, [line], table, self._first + index)
+        return _Lines(self._source, [], table, self._first + start)
 
     def _find(self, pattern: str) -> int | None:
         numbers = (i for i, line in enumerate(self._lines) if re.match(pattern, line))

@@ -91,10 +91,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tiny.draw_pictures(folder / "pictures")
-        (folder / "tiny.toml").write_text(tiny.SPACE)
-        settings = [part for text in tiny.SETTINGS for part in ("--set", text)]
-        task = ["--data", folder / "pictures", "--space", folder / "tiny.toml", *settings]
+        tiny.put_task(folder)
+        task = tiny.words(folder)
         if start(*task, "--out", folder / "whole").wait() != 0:
             sys.exit("the undisturbed search failed")
         run = folder / "killed"

@@ -19,10 +19,10 @@ import torch
 
 from dna_ray.config import Job
 from dna_ray.data import load_pictures
-from dna_ray.generations import default_limits
+from dna_ray.generations import default_limits, recipe
 from dna_ray.network.model import build_model, trained, with_classes
 from dna_ray.randomness import generator, key
-from dna_ray.retrain import PictureSet, Recipe, label_metrics, logits_of, soft_labels
+from dna_ray.retrain import PictureSet, label_metrics, logits_of, soft_labels
 from dna_ray.search import ratings_of, select
 from dna_ray.space import cost_table, load_space, network_spec
 from dna_ray.teacher import cut_teacher, load_teacher
@@ -41,20 +41,10 @@ def generation(threads: int) -> float:
     windows = plain.make_windows(pictures, job, resolution)
     train, labels = windows.pictures["train"], windows.labels["train"]
 
-    def recipe(passes: int, learning_rate: float, weight_decay: float) -> Recipe:
-        return Recipe(
-            passes=passes,
-            batch=job.retrain.batch,
-            shards=job.retrain.shards,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            label_weight=job.retrain.label_weight,
-        )
-
     teacher = plain.train(
         with_classes(load_teacher("lite0"), 2),
         PictureSet(train, labels, None),
-        recipe(job.adapt.passes, job.adapt.learning_rate, job.adapt.weight_decay),
+        recipe(job, job.adapt.passes, job.adapt.learning_rate, job.adapt.weight_decay),
         (0, "adapt"),
     )
     cut = cut_teacher(teacher, space.reductions, resolution)
@@ -85,9 +75,9 @@ def generation(threads: int) -> float:
     rng = generator(0, "tune")
     for _ in range(job.tune.trials):
         rate = float(np.exp(rng.uniform(*np.log(job.tune.learning_rate))))
-        trial = plain.train(fresh, some, recipe(job.tune.passes, rate, 0.01), (0, "tune"))
+        trial = plain.train(fresh, some, recipe(job, job.tune.passes, rate, 0.01), (0, "tune"))
         logits_of(trial.build(), windows.pictures["rating"])
-    found = plain.train(fresh, data, recipe(job.retrain.passes, 0.003, 0.01), (0, "retrain"))
+    found = plain.train(fresh, data, recipe(job, job.retrain.passes, 0.003, 0.01), (0, "retrain"))
     for model in (teacher, found):
         label_metrics(logits_of(model.build(), windows.pictures["test"]), windows.labels["test"])
     return time.perf_counter() - start

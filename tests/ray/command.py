@@ -70,11 +70,8 @@ def searching(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def arguments(task: Path, out: Path) -> list[str | Path]:
-    settings = [part for text in tiny.SETTINGS for part in ("--set", text)]
-    return [
-        *("--data", task / "pictures", "--space", task / "tiny.toml", "--out", out),
-        *("--generations", str(GENERATIONS), "--workers", "2", "--seed", "3", *settings),
-    ]
+    run = ("--out", out, "--generations", str(GENERATIONS), "--workers", "2", "--seed", "3")
+    return [*tiny.words(task), *run]
 
 
 def wait_for(process: subprocess.Popen[str], run: Path, name: str) -> list[psutil.Process]:

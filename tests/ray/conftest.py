@@ -21,8 +21,7 @@ def one_thread() -> None:
 def task_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `pictures/` and `tiny.toml`."""
     folder = tmp_path_factory.mktemp("task")
-    tiny.draw_pictures(folder / "pictures")
-    (folder / "tiny.toml").write_text(tiny.SPACE)
+    tiny.put_task(folder)
     return folder
 
 
