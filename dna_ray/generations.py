@@ -360,7 +360,7 @@ class _Generation:
             with self._driver.stage(self._number, "search"):
                 view.stage("search", self._plan.space.architectures, "architectures")
                 best = select(ratings, self._plan.limits)
-                view.advance(best.candidates, f"front of {len(best.front)}")
+                view.advance(ratings.architectures, f"front of {len(best.front)}")
                 self._run.write_table(front, best.front.to_arrow())
                 self._run.write_json(record, best.to_json(self._plan.space.name))
         return Architecture.from_json(self._run.read_json(record), record)

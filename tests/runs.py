@@ -108,7 +108,7 @@ def _generation(run: RunFolder, space: Space, number: int, sketch: Sketch) -> No
     for stage in ("features", "distill", "rate", "search"):
         run.end(f"generation-{number}/{stage}", 1 + 30 * float(rng.random()))
     if number <= sketch.finished:
-        _finish(run, number, sketch, best.costs, rng)
+        _finish(run, number, sketch, best.found.costs, rng)
 
 
 def _finish(

@@ -118,7 +118,7 @@ def front_chart(
         marks = [_beyond(frame, limit), *marks]
     order = np.argsort(front.costs[cost], kind="stable")
     points = [(frame.x(front.costs[cost][i]), frame.y(front.loss[i])) for i in order]
-    if set(chosen.limits) == {cost}:
+    if front.over == (cost,):
         marks.append(tag("path", None, d=_stairs(points), class_="front"))
     marks.append(
         tag(

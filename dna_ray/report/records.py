@@ -36,8 +36,12 @@ class Chosen:
 
 @dataclass(frozen=True)
 class FrontPoints:
-    """The nondominated architectures: n texts, `loss` (n,) and every cost (n,) by its name."""
+    """The architectures that are nondominated in loss and the costs `over`.
 
+    n texts, `loss` (n,) and every cost (n,) by its name.
+    """
+
+    over: tuple[str, ...]
     architectures: tuple[str, ...]
     loss: Array
     costs: dict[str, Array]
@@ -195,7 +199,9 @@ def _readable(folder: RunFolder, name: str) -> Iterator[None]:
 def _front(data: bytes) -> FrontPoints:
     table = read_plain_table(pa.BufferReader(data))
     names = [n for n in table.column_names if n not in ("architecture", "loss")]
+    over = (table.schema.metadata or {})[b"over"].decode()
     return FrontPoints(
+        tuple(over.split(",")),
         tuple(table["architecture"].to_pylist()),
         table["loss"].to_numpy(),
         {name: table[name].to_numpy() for name in names},

@@ -40,10 +40,10 @@ def front_section(generation: Generation, seed: int) -> Markup | None:
     shown = dict.fromkeys([*chosen.limits, "macs"])
     figures = []
     for cost in shown:
-        name, alone = cost_name(cost), set(chosen.limits) == {cost}
+        name, alone = cost_name(cost), front.over == (cost,)
         cloud = losses, costs[:, ratings.cost_names.index(cost)]
         drawing = charts.front_chart(cost, name, front, chosen, cloud)
-        what = "front" if alone else "front of " + " and ".join(map(cost_name, chosen.limits))
+        what = "front" if alone else "front of " + " and ".join(map(cost_name, front.over))
         entries: list[tuple[str, Content]] = [
             ("chosen", "chosen"),
             ("front" if alone else "points", f"{what}, {count(len(front.loss))} architectures"),
@@ -57,7 +57,9 @@ def front_section(generation: Generation, seed: int) -> Markup | None:
                 charts.legend(entries),
             )
         )
-    offers = [_offers(front, chosen, cost) for cost in chosen.limits]
+    offers = [
+        _offers(front, chosen, cost) for cost in chosen.limits if {*chosen.limits} <= {*front.over}
+    ]
     return tag(
         "section",
         tag("h3", "The search"),
@@ -82,11 +84,11 @@ def _proof(front: FrontPoints, chosen: Chosen) -> str:
         f"{cost_name(name)} \u2264 {count(value)}" for name, value in chosen.limits.items()
     )
     best = "is proven to have the least loss of all" if chosen.proven_optimal else "is the best of"
-    all_of_it = "both" if len(chosen.limits) == 1 else "loss and all these costs"
+    objectives = " and ".join(["loss", *map(cost_name, front.over)])
     return (
         f"The chosen architecture {best} {count(chosen.candidates)} architectures within "
         f"{limits}. Losses and costs are exact sums over the blocks; the front holds the "
-        f"{count(len(front.loss))} architectures that no other betters in {all_of_it}."
+        f"{count(len(front.loss))} architectures that no other betters in {objectives}."
     )
 
 

@@ -1,19 +1,20 @@
 """The search step: ratings tables, Pareto sets, and the best architecture within limits."""
 
-from dna_ray.search.select import Front, Selection, check_limits, pareto_front, select, totals
-from dna_ray.search.table import (
-    Ratings,
-    ratings_of,
-    read_plain_table,
-    read_ratings,
-    to_arrow,
-)
+from dna_ray.search.clash import check_limits
+from dna_ray.search.front import Front, pareto_front, totals
+from dna_ray.search.reading import load_ratings, read_plain_table, read_ratings
+from dna_ray.search.selection import ALGORITHMS, Candidate, Certificate, Selection, select
+from dna_ray.search.table import Ratings, ratings_of, to_arrow
 
 __all__ = [
+    "ALGORITHMS",
+    "Candidate",
+    "Certificate",
     "Front",
     "Ratings",
     "Selection",
     "check_limits",
+    "load_ratings",
     "pareto_front",
     "ratings_of",
     "read_plain_table",

@@ -7,22 +7,21 @@ chosen in the block before. A path's row holds its cost behind the *first* cell 
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dna_ray.errors import UserError, nearest
 from dna_ray.space import COSTS, CostTable, Space
 
 Array = np.ndarray
 
-_TEXTS = (pa.string(), pa.large_string())
+KEYS = ("block", "cell", "width", "ops", "loss")  # all other columns are costs
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,15 @@ class BlockPaths:
     costs: Array  # (P, C) float64
 
     @cached_property
-    def first_op(self) -> Array:
-        """(P,) the text of every path's first op."""
-        return np.array([ops.partition(",")[0] for ops in self.ops])
+    def kinds(self) -> tuple[dict[tuple[int, str], int], Array]:
+        """The pairs of a cell and a first op that occur, numbered; and (P,) each path's number.
+
+        By these, costs differ with the width that the block reads.
+        """
+        numbers: dict[tuple[int, str], int] = {}
+        first_ops = (ops.partition(",")[0] for ops in self.ops)
+        pairs = zip(self.cell.tolist(), first_ops, strict=True)
+        return numbers, np.array([numbers.setdefault(pair, len(numbers)) for pair in pairs])
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,33 @@ class Ratings:
 
     def edge_costs(self, block: int, input_width: int) -> Array:
         """(P, C): what each path of `block` (0-based) costs more behind `input_width` channels."""
-        paths = self.blocks[block]
-        extra = np.zeros_like(paths.costs)
+        numbers, kind = self.blocks[block].kinds
+        extra = np.zeros((len(numbers), len(self.cost_names)))
         for edge in self.edges:
             if (edge.block, edge.input_width) == (block + 1, input_width):
-                extra[(paths.cell == edge.cell) & (paths.first_op == edge.op)] += edge.costs
-        return extra
+                number = numbers.get((edge.cell, edge.op))
+                if number is not None:
+                    extra[number] += edge.costs
+        return np.asarray(extra[kind])
+
+    def text(self, paths: Array) -> str:
+        """An architecture's text, from the row that it takes in each block.
+
+        Where the table has no widths a block is written by its ops alone.
+        """
+        return "/".join(
+            f"{block.width[row]}:{block.ops[row]}" if block.width[row] else block.ops[row]
+            for block, row in zip(self.blocks, paths, strict=True)
+        )
+
+    @property
+    def architectures(self) -> int:
+        """The exact number of architectures."""
+        return math.prod(len(block.loss) for block in self.blocks)
+
+    def reads_width(self, block: int) -> bool:
+        """Whether the costs of `block` (0-based; the head comes last) depend on what it reads."""
+        return any(edge.block == block + 1 for edge in self.edges)
 
     def head_costs(self, width: int) -> Array:
         """(C,): what stem and head cost behind a last block of `width` channels."""
@@ -173,56 +199,3 @@ def _edge_rows(ratings: Ratings) -> Iterator[dict[str, Any]]:
             "op": edge.op,
         }
         yield row | dict(zip(ratings.cost_names, edge.costs, strict=True))
-
-
-def _matrix(rows: pa.Table, names: Sequence[str]) -> Array:
-    """Columns side by side as float64, of the right height even where there are none."""
-    matrix = np.empty((len(rows), len(names)))
-    for index, name in enumerate(names):
-        matrix[:, index] = rows[name].to_numpy()
-    return matrix
-
-
-def read_plain_table(source: Path | pa.BufferReader) -> pa.Table:
-    """Read a Parquet file; raises UserError where a column holds anything but numbers or texts.
-
-    Values of other types can be read by code of whichever library knows the type, and some of it
-    unpickles what it finds: the file of a stranger must not get that far.
-    """
-    table = pq.read_table(source)
-    for column in table.schema:
-        kind = column.type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or kind in _TEXTS):
-            raise UserError(
-                f"a table must have columns of numbers and texts, but '{column.name}' is of type "
-                f"{kind}; leave that column out"
-            )
-    return table
-
-
-def read_ratings(source: Path | pa.BufferReader) -> Ratings:
-    """Read `ratings.parquet` as `to_arrow` lays it out."""
-    table = read_plain_table(source)
-    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-    names = tuple(
-        n for n in table.column_names if n not in ("block", "cell", "width", "ops", "loss")
-    )
-    block = table["block"].to_numpy()
-    blocks = []
-    for number in range(1, int(block.max()) + 1):
-        rows = table.filter(pa.array(block == number))
-        blocks.append(
-            BlockPaths(
-                cell=rows["cell"].to_numpy(),
-                width=rows["width"].to_numpy(),
-                ops=tuple(rows["ops"].to_pylist()),
-                loss=rows["loss"].to_numpy(),
-                costs=_matrix(rows, names),
-            )
-        )
-    edges = tuple(
-        Edge(e["block"], e["input_width"], e["cell"], e["op"], tuple(e[n] for n in names))
-        for e in json.loads(metadata.pop("edges", "[]"))
-    )
-    fixed = np.array([float(metadata.pop(f"fixed.{name}", "0")) for name in names])
-    return Ratings(tuple(blocks), names, fixed, edges, metadata)

@@ -1,0 +1,37 @@
+"""Tables that a command is asked to write."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
+
+from dna_ray.errors import UserError
+from dna_ray.rundir import write_whole
+
+
+def check_table_file(path: Path) -> None:
+    """Raise UserError where `path` can be no table: before any work is done for it."""
+    if path.suffix.lower() not in (".parquet", ".csv"):
+        raise UserError(f"a table must be a .parquet or .csv file, but '{path}' is given")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(
+            f"a table must be a file in a folder that can be written to, but '{path}' is not; "
+            "make the folder, or give another place"
+        )
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a whole table, as the name's ending says, or nothing; raises UserError."""
+    sink = pa.BufferOutputStream()
+    if path.suffix.lower() == ".csv":
+        csv.write_csv(table, sink)
+    else:
+        pq.write_table(table, sink)
+    try:
+        write_whole(path, sink.getvalue().to_pybytes())
+    except OSError as error:
+        raise UserError(
+            f"a table must be writable, but '{path}' is not ({error.strerror}); give another place"
+        ) from None
