@@ -1,6 +1,8 @@
 """`dna-ray cost`: exact costs of one architecture."""
 
 import json
+from itertools import count
+from typing import Any
 
 import click
 from rich.console import Console
@@ -9,6 +11,8 @@ from rich.table import Table
 from dna_ray.errors import UserError
 from dna_ray.space import (
     ZOO,
+    Architecture,
+    BlockChoice,
     load_space,
     network_costs,
     network_spec,
@@ -23,6 +27,7 @@ from dna_ray.space import (
 @click.option("--space", help="Whose stem, head and strides to count with (default: mbconv6).")
 @click.option("--classes", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option("--scale", "coefficient", type=int, default=0, help="Compound coefficient, 0 to 7.")
+@click.option("--layers", "by_layer", is_flag=True, help="Show every layer (JSON has them always).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def command(
     architecture: str,
@@ -30,6 +35,7 @@ def command(
     space: str | None,
     classes: int,
     coefficient: int,
+    by_layer: bool,
     as_json: bool,
 ) -> None:
     """Exact parameters and multiply-adds of ARCH.
@@ -43,18 +49,21 @@ def command(
     spec = scale(network_spec(whole, parsed, classes), coefficient)
     resolution = resolution or whole.resolution
     costs = network_costs(spec, resolution)
-    blocks = [
+    blocks: list[dict[str, Any]] = [
         {
             "width": block.width,
             "ops": list(map(str, block.ops)),
             "params": cost.params,
             "macs": cost.macs,
+            "layers": [{"params": layer.params, "macs": layer.macs} for layer in layers],
         }
-        for block, cost in zip(spec.blocks, costs.blocks, strict=True)
+        for block, cost, layers in zip(spec.blocks, costs.blocks, costs.layers, strict=True)
     ]
     if as_json:
         tree = {
-            "architecture": str(parsed),
+            "architecture": str(
+                Architecture(tuple(BlockChoice(b.width, b.ops) for b in spec.blocks))
+            ),
             "resolution": resolution,
             "params": costs.total.params,
             "macs": costs.total.macs,
@@ -68,17 +77,20 @@ def command(
     for name in ("part", "width", "ops", "parameters", "multiply-adds"):
         table.add_column(name, justify="left" if name in ("part", "ops") else "right")
     for number, block in enumerate(blocks, 1):
-        ops = " ".join(map(str, block["ops"]))  # type: ignore[call-overload]
-        table.add_row(
-            f"block {number}",
-            str(block["width"]),
-            ops,
-            f"{block['params']:,}",
-            f"{block['macs']:,}",
-        )
+        if by_layer:
+            table.add_section()
+        ops = " ".join(block["ops"])
+        table.add_row(f"block {number}", str(block["width"]), ops, *_counts(block))
+        if by_layer:
+            for layer, op, cost in zip(count(1), block["ops"], block["layers"], strict=False):
+                table.add_row(f"  layer {layer}", "", op, *_counts(cost))
     table.add_row("stem, head", "", "", f"{costs.fixed.params:,}", f"{costs.fixed.macs:,}")
     table.add_section()
     table.add_row("all", "", "", f"{costs.total.params:,}", f"{costs.total.macs:,}")
     console = Console()
     console.print(table)
     console.print(f"FLOPs as the paper counts them: {costs.total.paper_flops:,}")
+
+
+def _counts(cost: dict[str, Any]) -> tuple[str, str]:
+    return f"{cost['params']:,}", f"{cost['macs']:,}"

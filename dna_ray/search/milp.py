@@ -39,7 +39,7 @@ def solve(
     merge = Merge(trellis, limits, count)
     known = merge.known()
     worst = known.points[-1, 0] if len(known) == count else np.inf
-    program = _Program(trellis, merge, merge.threshold(worst), limits)
+    program = Program(trellis, merge, merge.threshold(worst), limits)
     points, paths = np.empty((0, 1 + len(limits))), np.empty((0, len(trellis)), np.int64)
     bound, proven = merge.relaxation.bound, True
     while len(points) < count and program.arcs:
@@ -64,7 +64,7 @@ def solve(
     return Solution(Ways(points[order], paths[order]), bound, proven)
 
 
-class _Program:
+class Program:
     """Variables are the steps that a way no worse than what is known can take."""
 
     def __init__(self, trellis: Trellis, merge: Merge, threshold: float, limits: Array) -> None:

@@ -169,7 +169,7 @@ def test_the_architecture_is_the_best_within_the_limit(
         ratings = read_ratings(path / "ratings.parquet")
         best = select(ratings, result["limits"])
         assert str(best.architecture) == result["architecture"]
-        assert best.loss == result["loss"]
+        assert best.found.loss == result["loss"]
         spec = network_spec(space, best.architecture, classes=2)
         costs = network_costs(spec, space.resolution).total
         assert result["costs"] == {"params": costs.params, "macs": costs.macs}

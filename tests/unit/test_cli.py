@@ -56,6 +56,11 @@ def test_cost_takes_a_name_a_text_or_a_file(tmp_path: Path, form: str) -> None:
     file.write_text(json.dumps(Architecture.parse(text).to_json("mbconv6")))
     tree = tree_of("cost", {"name": "dna-c", "text": text, "file": str(file)}[form])
     costs = network_costs(network_spec(load_space("mbconv6"), Architecture.parse(text)), 224)
+    for block in tree["blocks"]:
+        layers = block.pop("layers")
+        assert len(layers) == len(block["ops"])
+        for name in ("params", "macs"):
+            assert sum(layer[name] for layer in layers) == block[name]
     assert tree == {
         "architecture": text,
         "resolution": 224,
@@ -94,6 +99,11 @@ def test_cost_for_people_is_a_table_of_the_same_numbers() -> None:
     done = dna_ray("cost", "dna-c", "--scale", "7")
     assert (done.returncode, done.stderr) == (0, "")
     assert "64,895,312" in done.stdout
+    tree = tree_of("cost", "dna-c", "--scale", "7")
+    scaled = Architecture.parse(tree["architecture"])
+    assert [(b.width, list(map(str, b.ops))) for b in scaled.blocks] == [
+        (block["width"], block["ops"]) for block in tree["blocks"]
+    ]
 
 
 # space
@@ -150,8 +160,22 @@ def test_no_command_at_all_is_answered_with_help_or_one_line() -> None:
 # Start-up
 
 
-@pytest.mark.parametrize("words", ["--help", "cost dna-c", "space demo --json"])
-def test_commands_that_need_neither_torch_nor_ray_import_neither(words: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "cost dna-c",
+        "space demo --json",
+        "select table.csv",
+        "select table.csv --top 2 --max macs=3 --max ms=9 --max params=9",
+    ],
+)
+def test_commands_that_need_neither_torch_nor_ray_import_neither(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = "block,ops,loss,macs,ms,params\n1,a,0.5,3,8,1\n1,c,0.25,7,6,2\n"
+    (tmp_path / "table.csv").write_text(table)
     done = modules_after(*words.split())
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -80,6 +80,16 @@ def _weights(path: Path, name: str = "test_resnet", **changed: torch.Tensor) -> 
     save_file(state | changed, path)
 
 
+def _put_tables(here: Path) -> None:
+    """Ratings tables and a bench."""
+    head = "block,ops,loss,macs,ms\n"
+    (here / "good.csv").write_text(f"{head}1,a,0.5,3,8\n1,c,0.25,7,6\n")
+    (here / "hole.csv").write_text(f"{head}1,a,0.5,3,8\n1,c,nan,7,6\n")
+    (here / "gap.csv").write_text(f"{head}1,a,0.5,3,8\n3,c,0.25,7,6\n")
+    archs = [{"code": [digit], "top1": 70 + int(digit)} for digit in "012"]
+    (here / "bench.json").write_text(json.dumps({"ops": ["a", "b", "c"], "archs": archs}))
+
+
 SPACE = "search --data pictures --teacher test_resnet:net.safetensors --space"
 WRONG = [
     # Data
@@ -404,6 +414,63 @@ WRONG = [
     Wrong(name="no resolution", words="cost dna-c --resolution 0", said=("--resolution",)),
     Wrong(name="scale too large", words="cost dna-c --scale 8", said=("between 0 and 7",)),
     Wrong(name="space misspelt", words="space mbcon6 --json", said=("did you mean 'mbconv6'?",)),
+    # Ratings tables
+    *(
+        Wrong(name=name, words=words, said=said, place=_put_tables)
+        for name, words, said in (
+            ("table missing", "select no.csv", ("readable", "'no.csv'")),
+            ("table a folder", "select pictures", ("readable", "'pictures'")),
+            ("table a picture", "select pictures/a/0.png", ("Parquet or CSV", "pictures/a/0.png'")),
+            ("table with a hole", "select hole.csv", ("'loss' must be a finite number", "row 2;")),
+            ("table with a gap", "select gap.csv --json", ("block 2 is missing", "row 2")),
+            ("cost misspelt", "select good.csv --max mac=3", ("did you mean 'macs'?",)),
+            ("cost without a limit", "select good.csv --max macs", ("COST=VALUE", "'macs'")),
+            ("limit too small", "select good.csv --max macs=1", ("macs=1;", "is macs=3")),
+            (
+                "limits that clash",
+                "select good.csv --max macs=4 --max ms=6 --json",
+                ("macs=4 and ms=6 together", "macs=7 or ms=8"),
+            ),
+            ("no best", "select good.csv --top 0", ("--top", "0")),
+            ("different from none", "select good.csv --diverse 2", ("--diverse 2", "--top 2")),
+            (
+                "several of Algorithm 2",
+                "select good.csv --top 2 --algorithm traversal",
+                ("Algorithm 2 finds one", "--top 2", "pareto or milp"),
+            ),
+            ("algorithm unknown", "select good.csv --algorithm sat", ("'sat'", "'milp'")),
+            ("negative time", "select good.csv --time-limit -1", ("--time-limit", "-1")),
+            ("front as text", "select good.csv --front a.txt", (".parquet or .csv", "'a.txt'")),
+            ("front nowhere", "select good.csv --front no/a.csv", ("a folder", "'no/a.csv'")),
+            ("plot as a page", "select good.csv --plot a.pdf", (".svg or .png", "'a.pdf'")),
+            ("bench missing", "evaluate no.json good.csv", ("readable", "'no.json'")),
+            ("bench a table", "evaluate good.csv good.csv --json", ("JSON", "'good.csv'")),
+            (
+                "bench of another space",
+                "evaluate bench.json good.csv",
+                ("block 1 of architecture 2", "is b", "not there"),
+            ),
+            (
+                "bench plot nowhere",
+                "evaluate bench.json good.csv --plot no/a.png",
+                ("a folder", "'no/a.png'"),
+            ),
+            ("space of no latency", "measure --space demmo", ("did you mean 'demo'?",)),
+            ("no batch", "measure --space demo --batch 0", ("--batch", "0")),
+            ("no GPU", "measure --space demo --device cuda", ("a GPU must be there", "use cpu")),
+            ("latencies elsewhere", "measure --space tiny.toml --out good.csv", ("'good.csv'",)),
+            (
+                "ratings of another space",
+                "measure --space tiny.toml --ratings good.csv",
+                ("space 'tiny'",),
+            ),
+            (
+                "ratings missing",
+                "measure --space demo --joined a.parquet",
+                ("--joined a.parquet", "give --ratings"),
+            ),
+        )
+    ),
 ]
 
 
