@@ -65,8 +65,9 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         status = 0
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; --resume the run folder to go on", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        notes = getattr(error.__cause__ or error, "__notes__", None)
+        click.echo(f"interrupted; {(notes or ['--resume the run folder to go on'])[0]}", err=True)
         status = 130
     except click.ClickException as error:
         _say("error", error.format_message())

@@ -5,9 +5,9 @@ what the paper counts besides: convolution biases, two per batch-norm element, a
 the head's average pool.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,10 +37,15 @@ class Costs:
 
 @dataclass(frozen=True)
 class NetworkCosts:
-    """Costs of a network by block, `fixed` (stem and head), and in all."""
+    """Costs of a network by block and layer, `fixed` (stem and head), and in all."""
 
-    blocks: tuple[Costs, ...]
+    layers: tuple[tuple[Costs, ...], ...]
     fixed: Costs
+
+    @property
+    def blocks(self) -> tuple[Costs, ...]:
+        """The sums over the layers of each block."""
+        return tuple(sum(block, Costs()) for block in self.layers)
 
     @property
     def total(self) -> Costs:
@@ -125,25 +130,25 @@ def head_costs(trunk: Trunk, width_in: int, size: int, classes: int) -> Costs:
 
 def network_costs(spec: NetworkSpec, resolution: int) -> NetworkCosts:
     """The exact costs of a network on pictures of `resolution` x `resolution` pixels."""
-    size, width = halved(resolution, 2), spec.trunk.stem_out
+    size, width, trunk = halved(resolution, 2), spec.trunk.stem_out, spec.trunk
     blocks = []
     for block in spec.blocks:
-        blocks.append(
-            path_costs(block.ops, width, block.width, block.stride, size, spec.trunk.se_ratio)
-        )
+        layers = layers_of(len(block.ops), width, block.width, block.stride, size)
+        ops = zip(block.ops, layers, strict=True)
+        blocks.append(tuple(layer_costs(op, *layer, trunk.se_ratio) for op, layer in ops))
         size, width = halved(size, block.stride), block.width
-    fixed = stem_costs(spec.trunk, resolution) + head_costs(spec.trunk, width, size, spec.classes)
+    fixed = stem_costs(trunk, resolution) + head_costs(trunk, width, size, spec.classes)
     return NetworkCosts(tuple(blocks), fixed)
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """The exact costs of every path of a space at one resolution.
+    """The costs of every path of a space at one resolution.
 
     A path's first layer costs more or less with the width that its block reads, which depends on
-    the cell chosen before. So `paths[k][c][w]` is an int64 array (paths, len(COSTS)) for cell `c`
-    of block `k` (0-based) when it reads the `w`-th of `space.input_widths(k)`; and `fixed[w]`
-    likewise is the stem's and the head's for the `w`-th width of the last block.
+    the cell chosen before. So `paths[k][c][w]` is an array (paths, C) for cell `c` of block `k`
+    (0-based) when it reads the `w`-th of `space.input_widths(k)`; and `fixed[w]` (C,) likewise is
+    the stem's and the head's for the `w`-th width of the last block.
     """
 
     resolution: int
@@ -151,46 +156,84 @@ class CostTable:
     fixed: tuple[np.ndarray, ...]
 
 
+class Layer(NamedTuple):
+    """A place for an op: channels in and out, stride, and the side of the map that it reads."""
+
+    width_in: int
+    width_out: int
+    stride: int
+    size: int
+
+
+def layers_of(layers: int, width_in: int, width: int, stride: int, size: int) -> Iterator[Layer]:
+    """The layers of a cell that reads `width_in` channels of `size` x `size`, in order."""
+    for _ in range(layers):
+        yield Layer(width_in, width, stride, size)
+        size, width_in, stride = halved(size, stride), width, 1
+
+
+def block_sizes(space: Space, resolution: int) -> tuple[int, ...]:
+    """The side of the map that each block reads, and last that of the one which the head reads."""
+    sizes = [halved(resolution, 2)]
+    for block in space.blocks:
+        sizes.append(halved(sizes[-1], block.stride))
+    return tuple(sizes)
+
+
+def last_widths(space: Space) -> tuple[int, ...]:
+    """The widths that the head can be given, by the cells of the last block."""
+    return tuple(dict.fromkeys(cell.width for cell in space.blocks[-1].cells))
+
+
 def cost_table(space: Space, resolution: int, classes: int) -> CostTable:
-    """Count the costs of all paths of `space`, in the order of `Block.paths`."""
-    size = halved(resolution, 2)
-    table = []
-    for number, block in enumerate(space.blocks):
-        widths = space.input_widths(number)
-        table.append(
-            tuple(
-                tuple(_cell_costs(space, number, cell, width, size) for width in widths)
-                for cell in range(len(block.cells))
-            )
-        )
-        size = halved(size, block.stride)
-    stem = stem_costs(space.trunk, resolution)
-    fixed = tuple(
-        _array([stem + head_costs(space.trunk, width, size, classes)])[0]
-        for width in dict.fromkeys(cell.width for cell in space.blocks[-1].cells)
+    """Count the exact costs of all paths of `space`: C is len(COSTS), all arrays are int64."""
+    trunk = space.trunk
+    stem = stem_costs(trunk, resolution)
+    return additive_table(
+        space,
+        resolution,
+        lambda op, layer: _counts(layer_costs(op, *layer, trunk.se_ratio)),
+        lambda width, size: _counts(stem + head_costs(trunk, width, size, classes)),
     )
+
+
+def additive_table(
+    space: Space,
+    resolution: int,
+    layer_cost: Callable[[Op, Layer], Sequence[float]],
+    fixed_cost: Callable[[int, int], Sequence[float]],
+) -> CostTable:
+    """The costs of all paths, in the order of `Block.paths`, from those of single layers.
+
+    `layer_cost` gives the C costs of an op in a layer; `fixed_cost` those of stem and head, which
+    reads so many channels of a map of such a side.
+    """
+    *sizes, last = block_sizes(space, resolution)
+    table = []
+    for number, (block, size) in enumerate(zip(space.blocks, sizes, strict=True)):
+        cells = []
+        for cell in block.cells:
+            grids = []
+            for width in space.input_widths(number):
+                layers = layers_of(cell.layers, width, cell.width, block.stride, size)
+                costs = [np.array([layer_cost(op, layer) for op in block.ops]) for layer in layers]
+                grids.append(_sums(costs))
+            cells.append(tuple(grids))
+        table.append(tuple(cells))
+    fixed = tuple(np.array(fixed_cost(width, last)) for width in last_widths(space))
     return CostTable(resolution, tuple(table), fixed)
 
 
-def _cell_costs(space: Space, block: int, cell: int, width_in: int, size: int) -> np.ndarray:
-    """(paths, len(COSTS)): layers are counted once each and summed over the grid of paths."""
-    ops, stride = space.blocks[block].ops, space.blocks[block].stride
-    shape = space.blocks[block].cells[cell]
-    total = np.zeros((1, len(COSTS)), np.int64)
-    for _ in range(shape.layers):
-        layer = _array(
-            [
-                layer_costs(op, width_in, shape.width, stride, size, space.trunk.se_ratio)
-                for op in ops
-            ]
-        )
-        total = (total[:, None] + layer[None]).reshape(-1, len(COSTS))
-        size, width_in, stride = halved(size, stride), shape.width, 1
+def _sums(layers: list[np.ndarray]) -> np.ndarray:
+    """(paths, C): the costs (ops, C) of each layer, summed over the grid of paths."""
+    total = layers[0]
+    for layer in layers[1:]:
+        total = (total[:, None] + layer[None]).reshape(-1, layer.shape[1])
     return total
 
 
-def _array(costs: list[Costs]) -> np.ndarray:
-    return np.array([[getattr(c, name) for name in COSTS] for c in costs], np.int64)
+def _counts(costs: Costs) -> list[int]:
+    return [getattr(costs, name) for name in COSTS]
 
 
 def cost_range(space: Space, table: CostTable) -> dict[str, tuple[int, int]]:
