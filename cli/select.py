@@ -32,7 +32,7 @@ from .values import amount, parse_limits
     "--time-limit",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="For milp and traversal; what is found by then is not proven.",
+    help="Of milp and traversal; what is found by then is not proven.",
 )
 @click.option("--front", type=click.Path(path_type=Path), help="Write it: a .parquet or .csv file.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw it: a .svg or .png file.")

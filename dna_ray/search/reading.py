@@ -42,9 +42,12 @@ def load_ratings(path: Path) -> Ratings:
         return ratings_from_arrow(table)
     except UserError as error:
         raise UserError(f"'{path}': {error}") from None
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0][:150]
+        if isinstance(error, UnicodeDecodeError) or not reason.isprintable():
+            reason = "it holds other bytes than text"
         raise UserError(
-            f"a ratings table must be a Parquet or CSV file, but '{path}' is not: {error}"
+            f"a ratings table must be a Parquet or CSV file, but '{path}' is not: {reason}"
         ) from None
 
 

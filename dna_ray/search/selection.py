@@ -127,7 +127,7 @@ def select(
     With `diverse`, each of them differs from all before it in so many layers or more, and is the
     best that does. Of equal losses the smaller first limited cost comes first, then the second, as
     far as `pareto` finds it. `milp` and `traversal` stop after so many `seconds` with what they
-    have, which is then not proven; `pareto` needs none.
+    have, which is then not proven; so does `pareto` where it has handed over to `milp`.
 
     Raises UserError where no architecture meets the limits, saying which and what could be met.
     """
@@ -144,8 +144,8 @@ def select(
     if len(answer.paths) == 0:
         check_limits(ratings, limits)
         raise UserError(
-            f"an architecture must be found within {seconds:g} s, but none was; give more time "
-            "with --time-limit, or use --algorithm pareto"
+            "an architecture must be found, but none was in the time that was given, nor is it "
+            "proven that there is none; give more with --time-limit, or leave --algorithm out"
         )
     for _ in range(1, top if diverse else 1):
         other = _most_other(ratings, limits, answer.paths, diverse, algorithm, seconds)

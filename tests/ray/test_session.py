@@ -39,7 +39,8 @@ from dna_ray.remote.guard import temporary_folder
 with temporary_folder() as folder:
     (folder / "logs").mkdir()
     subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL)
-    subprocess.Popen(["sh", "-c", "sleep 1000 & wait"], stdout=subprocess.DEVNULL)
+    shell = ["sh", "-c", "sleep 1000 >/dev/null & echo started; wait"]
+    subprocess.Popen(shell, stdout=subprocess.PIPE).stdout.readline()
     print(folder, flush=True)
     sys.stdin.readline()
     # Left by a process that is gone before anybody looks, with its session on its command line.
