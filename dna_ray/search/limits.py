@@ -23,7 +23,7 @@ _CHUNK = 1_000_000  # pairs at a time
 _MANY = 5_000  # from here on dominated beginnings are looked for
 _BREADTH = 200  # paths that every beginning is tried with at least, in the quick look
 _LEANING = 1e-6  # towards small costs, in spreads of losses over spreads of costs
-_SLACK = 1e-9  # relative: bounds are sums in another order
+_SLACK = 1e-12  # of the size of what is summed: bounds are sums in another order
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,11 @@ class Merge:
         self.relaxation: Relaxation = relax(trellis, limits)
         unit = np.eye(1 + len(limits))
         self._cheapest = [least(trellis, unit[1 + i])[0] for i in range(len(limits))]
-        self._ceiling = limits + _SLACK * np.abs(limits)
+        largest = [
+            np.abs(np.concatenate([s.points for s in steps])).max(axis=0) for steps in trellis
+        ]
+        self._size = np.sum(largest, axis=0)  # (1 + D,): no sum is larger
+        self._ceiling = limits + _SLACK * (np.abs(limits) + self._size[1:])
 
     def best(self) -> Ways | None:
         """The best ways, best first; fewer where there are no more; None where it took too many."""
@@ -84,7 +88,8 @@ class Merge:
     def threshold(self, loss: float) -> float:
         """What loss and priced costs may sum to where a loss must be no greater than `loss`."""
         priced = self.relaxation.weights[1:] * self._limits
-        return float(loss + priced.sum() + _SLACK * (abs(loss) + np.abs(priced).sum()))
+        size = self.relaxation.weights @ self._size + np.abs(priced).sum()
+        return float(loss + priced.sum() + _SLACK * size)
 
     def through(self) -> list[list[Array]]:
         """For every step, in the trellis's order, the least weighted sum through each of its paths.
