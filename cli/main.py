@@ -66,8 +66,10 @@ def main() -> None:
         click.echo(error.ctx.get_help() if error.ctx else "")
         status = 0
     except (click.Abort, KeyboardInterrupt) as error:
-        notes = getattr(error.__cause__ or error, "__notes__", None)
-        click.echo(f"interrupted; {(notes or ['--resume the run folder to go on'])[0]}", err=True)
+        notes = getattr(error.__cause__ or error, "__notes__", ())
+        if sys.argv[1:2] == ["search"]:
+            notes = ("--resume the run folder to go on",)
+        click.echo("; ".join(("interrupted", *notes[:1])), err=True)
         status = 130
     except click.ClickException as error:
         _say("error", error.format_message())

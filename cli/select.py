@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dna_ray.errors import UserError
 from dna_ray.search import ALGORITHMS, Selection, load_ratings, select
@@ -17,10 +18,17 @@ from .values import amount, parse_limits
 @click.command("select")
 @click.argument("ratings", metavar="RATINGS", type=click.Path(path_type=Path))
 @click.option("--max", "limits", multiple=True, metavar="COST=VALUE", help="Such as macs=400M.")
-@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, metavar="K")
+@click.option(
+    "--top",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="So many, the best one first.",
+)
 @click.option(
     "--diverse",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 10_000),
     default=0,
     metavar="D",
     help="Each of the K differs from those before it in D layers or more.",
@@ -66,6 +74,10 @@ def command(
         )
     if front:
         check_table_file(front)
+        if front.exists() and front.samefile(ratings):
+            raise UserError(
+                f"--front must not be the ratings, but both are '{front}'; name another"
+            )
     if plot:
         from dna_ray.report.plots import check_plot_file
 
@@ -108,7 +120,10 @@ def _draw(found: Selection, path: Path) -> None:
 
     front = found.front
     if not front.over:
-        raise UserError("a front is drawn against a cost, but the table has none; leave --plot out")
+        raise UserError(
+            "a front is drawn against a cost, but there is none, or the front in it is too large; "
+            "leave --plot out"
+        )
     cost = front.over[0]
     at = [i for i, paths in enumerate(front.paths.tolist()) if tuple(paths) == found.found.paths]
     plot_front(
@@ -122,11 +137,11 @@ def _draw(found: Selection, path: Path) -> None:
 
 
 def _show(found: Selection) -> None:
-    console, proof = Console(), found.certificate
+    console, proof = Console(markup=False, emoji=False), found.certificate
     table = Table(title=f"the best of {proof.candidates:,} architectures")
     names = found.ratings.cost_names
     for name in ("", "loss", *names):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for number, candidate in enumerate(found.best, 1):
         costs = [amount(candidate.costs[name]) for name in names]
         table.add_row(str(number), f"{candidate.loss:.6g}", *costs)

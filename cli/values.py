@@ -1,11 +1,12 @@
 """Values of options: amounts with K, M, G, and limits on costs."""
 
+import math
 import re
 from decimal import Decimal
 
 from dna_ray.errors import UserError
 
-_AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([kKmMgG]?)")
+_AMOUNT = re.compile(r"((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?)([kKmMgG]?)")
 _POWERS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -13,16 +14,17 @@ def parse_limits(given: tuple[str, ...]) -> dict[str, float]:
     """Limits from `COST=VALUE` texts, such as macs=400M; raises UserError."""
     limits: dict[str, float] = {}
     for text in given:
-        name, equals, value = map(str.strip, text.partition("="))
+        name, equals, value = map(str.strip, text.rpartition("="))
         match = _AMOUNT.fullmatch(value)
-        if not (name and equals and match):
+        limit = float(Decimal(match[1]) * _POWERS[match[2].lower()]) if match else math.inf
+        if not (name and equals and math.isfinite(limit)):
             raise UserError(
                 f"a limit is written COST=VALUE with a VALUE such as 15M or 5.3M, "
                 f"but '{text}' is given"
             )
         if name in limits:
             raise UserError(f"each cost has one limit at most, but '{name}' is given twice")
-        limits[name] = float(Decimal(match[1]) * _POWERS[match[2].lower()])
+        limits[name] = limit
     return limits
 
 

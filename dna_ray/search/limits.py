@@ -52,11 +52,11 @@ class Merge:
         self.relaxation: Relaxation = relax(trellis, limits)
         unit = np.eye(1 + len(limits))
         self._cheapest = [least(trellis, unit[1 + i])[0] for i in range(len(limits))]
-        largest = [
-            np.abs(np.concatenate([s.points for s in steps])).max(axis=0) for steps in trellis
-        ]
-        self._size = np.sum(largest, axis=0)  # (1 + D,): no sum is larger
-        self._ceiling = limits + _SLACK * (np.abs(limits) + self._size[1:])
+        # No sum of losses is larger; costs are 0 or more and cannot cancel.
+        self._size = float(
+            sum(max(np.abs(step.points[:, 0]).max() for step in steps) for steps in trellis)
+        )
+        self._ceiling = limits + _SLACK * np.abs(limits)
 
     def best(self) -> Ways | None:
         """The best ways, best first; fewer where there are no more; None where it took too many."""
@@ -72,7 +72,7 @@ class Merge:
 
         Only the most promising beginnings are kept after a block, of about equal ones the cheaper.
         """
-        spread = spreads(self._trellis)
+        spread = spreads(self._trellis, self._limits)
         weights = self.relaxation.weights + np.append(0.0, _LEANING * spread[0] / spread[1:])
         ways = {0: _start(len(weights))}
         for k, steps in enumerate(self._trellis, 1):
@@ -88,8 +88,7 @@ class Merge:
     def threshold(self, loss: float) -> float:
         """What loss and priced costs may sum to where a loss must be no greater than `loss`."""
         priced = self.relaxation.weights[1:] * self._limits
-        size = self.relaxation.weights @ self._size + np.abs(priced).sum()
-        return float(loss + priced.sum() + _SLACK * size)
+        return float(loss + priced.sum() + _SLACK * (self._size + np.abs(priced).sum()))
 
     def through(self) -> list[list[Array]]:
         """For every step, in the trellis's order, the least weighted sum through each of its paths.
@@ -105,6 +104,23 @@ class Merge:
             for o, step in zip(own, steps, strict=True):
                 so_far[step.end] = min(so_far.get(step.end, np.inf), float(o.min()))
         return sums
+
+    def fitting(self) -> list[list[Array]]:
+        """For every step, in the trellis's order, which of its paths may be taken.
+
+        Those are on some way that keeps the first limit, on some that keeps the second, and so on.
+        """
+        fits = [[np.ones(len(step.rows), bool) for step in steps] for steps in self._trellis]
+        for i, cheapest in enumerate(self._cheapest):
+            so_far = {0: 0.0}
+            for k, steps in enumerate(self._trellis):
+                after: dict[int, float] = {}
+                for step, fit in zip(steps, fits[k], strict=True):
+                    own = so_far[step.start] + step.points[:, 1 + i]
+                    fit &= own + cheapest[k + 1][step.end] <= self._ceiling[i]
+                    after[step.end] = min(after.get(step.end, np.inf), float(own.min()))
+                so_far = after
+        return fits
 
     def _run(self, threshold: float) -> Ways | None:
         """Merge all blocks as far as `threshold` allows. None: more than MOST are left."""

@@ -55,9 +55,9 @@ def solve(
         if state != _OPTIMAL:
             proven = state == _INFEASIBLE
             break
-    if not proven:  # what the quick look found may be better
-        points = np.concatenate((points, known.points))
-        paths = np.concatenate((paths, known.paths))
+    # What the quick look found may be better: by a hair, or where time ran out.
+    points = np.concatenate((points, known.points))
+    paths = np.concatenate((paths, known.paths))
     paths, first = np.unique(paths, axis=0, return_index=True)
     points = points[first]
     order = np.lexsort(points.T[::-1])[:count]
@@ -71,9 +71,9 @@ class Program:
         from scipy import sparse
 
         kept = [
-            (k, step, np.flatnonzero(through <= threshold))
-            for k, (steps, sums) in enumerate(zip(trellis, merge.through(), strict=True))
-            for step, through in zip(steps, sums, strict=True)
+            (k, step, np.flatnonzero((through <= threshold) & fits))
+            for k, layer in enumerate(zip(trellis, merge.through(), merge.fitting(), strict=True))
+            for step, through, fits in zip(*layer, strict=True)
         ]
         self.points = np.concatenate([step.points[own] for _, step, own in kept])
         self.rows = np.concatenate([step.rows[own] for _, step, own in kept])
@@ -94,7 +94,7 @@ class Program:
         least = np.full(len(trellis), np.inf)
         np.minimum.at(least, layer, self.points[:, 0])
         above = self.points[:, 0] - least[layer]
-        self._unit = _SCALE / max(float(above.max()), _TINY)
+        self._unit = _SCALE / max(float(above.max(initial=0.0)), _TINY)
         self._objective, self._offset = above * self._unit, float(least.sum())
         largest = np.abs(self.points[:, 1:]).max(axis=0, initial=0.0)
         scale = np.where(largest > 0, largest, 1.0)

@@ -7,6 +7,7 @@ Array = np.ndarray
 _CHUNK = 512
 _MANY = 4096  # from here on a look at a grid pays before points are compared
 _GRID_CELLS = 1 << 17
+_GRID_AXES = 8
 _QUICK = 3  # so many objectives are compared in O(n log^2 n)
 
 
@@ -56,6 +57,8 @@ def _thinned(points: Array) -> Array:
     a lower cell along every axis is smaller in all these columns.
     """
     others = points[:, 1:]
+    if others.shape[1] > _GRID_AXES:
+        return np.arange(len(points))
     side = int(_GRID_CELLS ** (1 / others.shape[1]))
     sample = others[:: max(1, len(points) // (8 * side))]
     cells = []

@@ -21,6 +21,8 @@ Array = np.ndarray
 _NEEDED = ("block", "ops", "loss")
 _TEXTS = (pa.string(), pa.large_string())
 _PARQUET = b"PAR1"
+_UNCLEAR = r"^$|[/:\x00-\x1f]"  # what an architecture's text could not be told apart by
+_LARGEST = 1e300  # of a sum: beyond, float64 ends
 
 
 def load_ratings(path: Path) -> Ratings:
@@ -30,20 +32,20 @@ def load_ratings(path: Path) -> Ratings:
     there; whatever else there is, is a cost.
     """
     try:
-        with path.open("rb") as file:
-            is_parquet = file.read(len(_PARQUET)) == _PARQUET
+        data = path.read_bytes()
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(
             f"a ratings table must be readable, but '{path}' is not: {reason}"
         ) from None
+    source, is_parquet = pa.BufferReader(data), data.startswith(_PARQUET)
     try:
-        table = read_plain_table(path) if is_parquet else _read_csv(path)
+        table = read_plain_table(source) if is_parquet else _plain(_read_csv(source))
         return ratings_from_arrow(table)
     except UserError as error:
         raise UserError(f"'{path}': {error}") from None
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0][:150]
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())[:150]
         if isinstance(error, UnicodeDecodeError) or not reason.isprintable():
             reason = "it holds other bytes than text"
         raise UserError(
@@ -56,11 +58,12 @@ def read_ratings(source: Path | pa.BufferReader) -> Ratings:
     return ratings_from_arrow(read_plain_table(source), finite=False)
 
 
-def _read_csv(path: Path) -> pa.Table:
+def _read_csv(source: pa.BufferReader) -> pa.Table:
     from pyarrow import csv
 
-    options = csv.ConvertOptions(column_types={"ops": pa.string()})
-    return csv.read_csv(path, convert_options=options)
+    return csv.read_csv(
+        source, convert_options=csv.ConvertOptions(column_types={"ops": pa.string()})
+    )
 
 
 def read_plain_table(source: Path | pa.BufferReader) -> pa.Table:
@@ -69,10 +72,16 @@ def read_plain_table(source: Path | pa.BufferReader) -> pa.Table:
     Values of other types can be read by code of whichever library knows the type, and some of it
     unpickles what it finds: the file of a stranger must not get that far.
     """
-    table = pq.read_table(source)
+    return _plain(pq.read_table(source))
+
+
+def _plain(table: pa.Table) -> pa.Table:
     for column in table.schema:
         kind = column.type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or kind in _TEXTS):
+        if pa.types.is_dictionary(kind):  # texts that occur often, as pandas writes categories
+            kind = kind.value_type
+        known = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+        if not (known or kind in _TEXTS):
             raise UserError(
                 f"a table must have columns of numbers and texts, but '{column.name}' is of type "
                 f"{kind}; leave that column out"
@@ -91,12 +100,20 @@ def ratings_from_arrow(table: pa.Table, *, finite: bool = True) -> Ratings:
         raise UserError(f"each column must be there once, but '{twice[0]}' is there twice")
     for name in _NEEDED:
         if name not in names:
-            there = ", ".join(names)
+            there = ", ".join(f"'{other}'" for other in names)
             raise UserError(f"a ratings table must have a column '{name}', but has only {there}")
     if len(table) == 0:
         raise UserError("a ratings table must have a row for every path, but has none")
     costs = tuple(name for name in names if name not in KEYS)
+    for name in costs:
+        if name.strip().lower() in ("", "architecture", *KEYS):
+            raise UserError(
+                f"a cost must have a name of its own, but a column is called '{name}'; call it "
+                "otherwise, or leave it out"
+            )
     ops = pc.replace_substring(pc.fill_null(pc.cast(table["ops"], pa.string()), ""), " ", "")
+    unclear = np.asarray(pc.match_substring_regex(ops, _UNCLEAR).to_numpy())
+    _refuse(unclear, "ops must be texts without / and : and tabs, joined by commas, but are not")
     block = _whole(table, "block", 1)
     cell, width = _whole(table, "cell", 0), _whole(table, "width", 0)
     values = {name: _numbers(table, name) for name in costs}
@@ -129,6 +146,8 @@ def ratings_from_arrow(table: pa.Table, *, finite: bool = True) -> Ratings:
         metadata,
     )
     _check_edges(ratings)
+    if finite:
+        _check_sums(ratings)
     return ratings
 
 
@@ -136,8 +155,10 @@ def _numbers(table: pa.Table, name: str, *, finite: bool = True) -> Array:
     """A column as float64."""
     column = table[name]
     try:
-        values = np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan).to_numpy())
-    except pa.ArrowInvalid:
+        # Counts beyond 2^53 are rounded, as all sums are.
+        values = pc.cast(column, pa.float64(), safe=False)
+        values = np.asarray(pc.fill_null(values, np.nan).to_numpy())
+    except pa.ArrowException:
         wrong = np.array([not _is_number(text) for text in column.to_pylist()])
         _refuse(wrong, f"the column '{name}' must hold numbers, but holds other texts")
         raise
@@ -147,8 +168,8 @@ def _numbers(table: pa.Table, name: str, *, finite: bool = True) -> Array:
 
 def _is_number(text: str | None) -> bool:
     try:
-        float(text or "nan")
-    except ValueError:
+        pc.cast(pa.scalar(text), pa.float64())
+    except pa.ArrowException:
         return False
     return True
 
@@ -208,6 +229,8 @@ def _listed(rows: Array) -> str:
 def _edges(text: str, costs: Sequence[str]) -> tuple[Edge, ...]:
     try:
         tree: list[dict[str, Any]] = json.loads(text)
+        if not isinstance(tree, list):
+            raise TypeError(f"they are {tree!r}")
         edges = tuple(
             Edge(
                 int(e["block"]),
@@ -218,7 +241,7 @@ def _edges(text: str, costs: Sequence[str]) -> tuple[Edge, ...]:
             )
             for e in tree
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(
             "the metadata 'edges' must list the cost differences of every cost column, but "
             f"{type(error).__name__}: {error}; leave it out, or write the table with dna-ray"
@@ -241,6 +264,24 @@ def _check_edges(ratings: Ratings) -> None:
                     f"a cost must be 0 or more, but by the metadata 'edges' '{name}' is negative "
                     f"in block {number} behind a width of {width}; correct it"
                 )
+
+
+def _check_sums(ratings: Ratings) -> None:
+    """Raise UserError where a sum over blocks could leave the range of float64."""
+    sums = np.abs(ratings.fixed)
+    losses = 0.0
+    with np.errstate(over="ignore"):
+        for block in ratings.blocks:
+            sums = sums + block.costs.max(axis=0)
+            losses += float(np.abs(block.loss).max())
+        for edge in ratings.edges:
+            sums = sums + np.abs(edge.costs)
+    for name, largest in zip(("loss", *ratings.cost_names), (losses, *sums), strict=True):
+        if not largest < _LARGEST:
+            raise UserError(
+                f"sums over blocks must stay below {_LARGEST:g}, but those of '{name}' do not; "
+                "use a larger unit"
+            )
 
 
 def _fixed(text: str, name: str) -> float:

@@ -54,7 +54,7 @@ def least(trellis: Trellis, weights: Array) -> tuple[tuple[dict[int, float], ...
 
 def relax(trellis: Trellis, limits: Array) -> Relaxation:
     """The best prices for `limits` (D,), nearly; the bound holds exactly whatever they are."""
-    spread = spreads(trellis)
+    spread = spreads(trellis, limits)
     prices = np.zeros(len(limits))
     best: Relaxation | None = None
     ways: list[Array] = []
@@ -77,11 +77,15 @@ def relax(trellis: Trellis, limits: Array) -> Relaxation:
     return best
 
 
-def spreads(trellis: Trellis) -> Array:
-    """How far loss and costs (1 + D,) can differ at most between two ways; never 0."""
+def spreads(trellis: Trellis, limits: Array) -> Array:
+    """How far loss and costs (1 + D,) can differ at most between two ways; never 0.
+
+    Whatever costs more than the limit (D,) counts as if it cost just that.
+    """
     total = 0
     for steps in trellis:
         points = np.concatenate([step.points for step in steps])
+        points[:, 1:] = np.minimum(points[:, 1:], limits)
         total = total + points.max(axis=0) - points.min(axis=0)
     spread = np.asarray(total, np.float64)
     return np.where(spread > 0, spread, 1.0)
@@ -95,6 +99,8 @@ def _next_prices(ways: Array) -> tuple[Array, float] | None:
     """
     from scipy.optimize import linprog  # half a second of import that one limit does not need
 
+    if not np.isfinite(ways).all():
+        return None
     count = ways.shape[1] - 1
     solution = linprog(
         np.append(-1.0, np.zeros(count)),

@@ -7,7 +7,8 @@ paper's Algorithm 2.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -149,14 +150,11 @@ def select(
         )
     for _ in range(1, top if diverse else 1):
         other = _most_other(ratings, limits, answer.paths, diverse, algorithm, seconds)
+        proven = answer.proven and other.proven
+        paths = np.concatenate((answer.paths, other.paths))
+        answer = replace(answer, paths=paths, proven=proven)
         if len(other.paths) == 0:
             break
-        answer = _Answer(
-            np.concatenate((answer.paths, other.paths)),
-            answer.algorithm,
-            answer.proven and other.proven,
-            answer.bound,
-        )
     best = _candidates(ratings, answer.paths)
     return Selection(
         ratings=ratings,
@@ -177,16 +175,16 @@ def select(
 
 
 def _front(ratings: Ratings, limits: Mapping[str, float]) -> Front:
-    """The front in the first two limited costs, or in one where that is too large.
+    """The front in the first two limited costs; in one, or in none, where that is too large.
 
     Where nothing is limited it is that in multiply-adds, or in the table's first cost.
     """
     names = ratings.cost_names
     costs = tuple(limits)[:_FRONT_COSTS] or (("macs",) if "macs" in names else names[:1])
-    try:
-        return pareto_front(ratings, costs, _FRONT_MOST if len(costs) > 1 else None)
-    except TooLargeError:
-        return pareto_front(ratings, costs[:1])
+    for count in range(len(costs), 0, -1):
+        with suppress(TooLargeError):
+            return pareto_front(ratings, costs[:count], _FRONT_MOST)
+    return pareto_front(ratings, ())
 
 
 def _of_front(front: Front, limits: Mapping[str, float]) -> _Answer:
@@ -231,6 +229,8 @@ def _most_other(
     held = dict(limits)
     for number, other in enumerate(paths, 1):
         name = f"likeness to {number}"
+        while name in ratings.cost_names:
+            name += "'"
         ratings, most = with_likeness(ratings, name, other)
         held[name] = most - layers
     return _merged(ratings, held, 1, algorithm, seconds)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dna_ray.errors import UserError
 from dna_ray.search.table import Ratings
 
 Array = np.ndarray
@@ -43,7 +44,7 @@ class _Search:
         self._order = [np.argsort(block.loss, kind="stable") for block in ratings.blocks]
         last = ratings.blocks[-1].width[self._order[-1]].tolist()
         heads = {width: ratings.head_costs(width)[self._columns] for width in set(last)}
-        self._heads = np.array([heads[width] for width in last])  # (P, D)
+        self.heads = np.array([heads[width] for width in last])  # (P, D)
         self._pools: dict[tuple[int, int], tuple[Array, list[float], list[int]]] = {}
         self._end = np.inf if seconds is None else time.monotonic() + seconds
         self.best = Traversal(None, np.inf, 0, True)
@@ -61,7 +62,7 @@ class _Search:
         costs, losses, widths = self._pool(block, width)
         sizes = size + costs
         if block == len(self._order) - 1:
-            fits = np.all(sizes + self._heads <= self._limits, axis=1)
+            fits = np.all(sizes + self.heads <= self._limits, axis=1)
             first = int(np.argmax(fits))
             self._visit(first + 1 if fits[first] else len(fits))
             if fits[first] and loss + losses[first] <= self.best.loss:
@@ -83,6 +84,11 @@ class _Search:
 def traverse(ratings: Ratings, limits: dict[str, float], seconds: float | None = None) -> Traversal:
     """Run Algorithm 2 within `limits`, for so many `seconds` at most (None: to its end)."""
     search = _Search(ratings, limits, seconds)
+    if (search.heads < 0).any():
+        raise UserError(
+            "Algorithm 2 needs costs of 0 or more, but stem and head have less; "
+            "use --algorithm pareto"
+        )
     try:
         search.search(0, np.zeros(len(limits)), 0.0, 0, [])
     except _OutOfTimeError:

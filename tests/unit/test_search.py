@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product, zip_longest
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from dna_ray.search import (
     select,
     to_arrow,
 )
-from dna_ray.search.pareto import nondominated
+from dna_ray.search.pareto import nondominated, undominated
 from dna_ray.search.table import BlockPaths, Edge
 from dna_ray.search.traversal import traverse
 from dna_ray.space import (
@@ -379,7 +379,7 @@ def test_three_limits_that_clash_only_together_are_named_together() -> None:
     assert explained(ratings, limits) == (limits, {"params": 7, "macs": 8, "latency_ms": 9})
 
 
-@pytest.mark.parametrize("least", [3.0, 0.1, 4.35, 1 / 3, 123456789.0, 1e15])
+@pytest.mark.parametrize("least", [3.0, 0.1, 4.35, 1 / 3, 123456789.0, 1e15, 3e-12, 1e22])
 def test_a_remedy_can_be_typed_as_a_limit(least: float) -> None:
     ratings = one_block([[least]], ("latency_ms",))
     with pytest.raises(UserError) as caught:
@@ -432,7 +432,7 @@ def test_all_algorithms_find_the_same_losses(ratings: Ratings, data: st.DataObje
             assert selection.found.loss == least
         certificate = selection.certificate
         assert (certificate.algorithm, certificate.proven_optimal) == (algorithm, True)
-        assert certificate.bound <= selection.found.loss
+        assert certificate.bound <= min(selection.found.loss, least + 1e-8)
         assert certificate.gap == selection.found.loss - certificate.bound <= 1e-8
         assert len(selection.best) == 1
 
@@ -553,9 +553,52 @@ def test_a_front_too_large_to_hold_is_made_in_one_cost(monkeypatch: pytest.Monke
     whole = select(ratings, limits)
     monkeypatch.setattr("dna_ray.search.selection._FRONT_MOST", 10)
     small = select(ratings, limits)
-    assert (whole.front.over, small.front.over) == (("params", "macs"), ("params",))
-    assert len(small.front) < len(whole.front)
+    assert (whole.front.over, small.front.over) == (("params", "macs"), ())
+    assert len(small.front) == 1
     assert small.found == whole.found
+    monkeypatch.setattr("dna_ray.search.selection._FRONT_MOST", 3_000)
+    middle = select(ratings, limits)
+    assert middle.front.over == ("params",)
+    assert middle.found == whole.found
+
+
+@pytest.mark.parametrize("algorithm", ["pareto", "milp"])
+def test_a_path_that_costs_out_of_all_proportion_changes_nothing(algorithm: str) -> None:
+    ratings, limits = large(3, blocks=5), dict.fromkeys(NAMES, 22.0)
+    first, *others = ratings.blocks
+    rows = zip(first.cell, first.width, first.ops, first.loss, first.costs, strict=True)
+    outlier = (0, 0, "outlier", -1.0, np.full(3, 1e15))
+    spoilt = replace(ratings, blocks=(block_of([*rows, outlier]), *others))
+    expected = select(ratings, limits).found.text
+    assert select(spoilt, limits, algorithm=algorithm, seconds=20).found.text == expected
+
+
+def test_the_integer_program_proves_that_there_is_no_other() -> None:
+    costs = [1.0, 2.0, 3.0, 4.0, 1e15]
+    block = block_of([(0, 0, str(i), i / 10, [cost]) for i, cost in enumerate(costs)])
+    ratings = Ratings((block,) * 5, NAMES[:1], np.zeros(1))
+    selection = select(ratings, {"params": 5.0}, top=2, algorithm="milp")
+    assert [candidate.text for candidate in selection.best] == ["0/0/0/0/0"]
+    assert selection.certificate.proven_optimal
+
+
+def test_a_cost_may_be_called_as_ours_are() -> None:
+    rows = [(0, 0, str(i), float(i), [100.0]) for i in range(2)]
+    ratings = Ratings((block_of(rows),) * 2, ("likeness to 1",), np.zeros(1))
+    best = select(ratings, {}, top=3, diverse=1).best
+    assert [candidate.loss for candidate in best] == [0, 1, 1]
+
+
+def test_many_objectives_lose_no_point() -> None:
+    points = np.random.default_rng(0).integers(0, 3, (5000, 12)).astype(np.float64)
+    assert set(nondominated(points)) <= set(undominated(points, 1).tolist())
+
+
+def test_algorithm_2_refuses_what_it_is_not_made_for() -> None:
+    ratings = replace(one_block([[4, 100], [7, 3]]), fixed=np.array([0.0, -5.0]))
+    assert select(ratings, {"macs": 0}).found.costs["macs"] == -2
+    with pytest.raises(UserError, match="costs of 0 or more"):
+        select(ratings, {"macs": 0}, algorithm="traversal")
 
 
 @pytest.mark.parametrize(("algorithm", "tightness"), [("traversal", 0.97), ("milp", 0.65)])

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import subprocess
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +184,7 @@ def without(name: str) -> pa.Table:
 
 
 WRONG_TABLES: dict[str, tuple[pa.Table, str]] = {
-    "no losses": (without("loss"), "column 'loss'.*block, ops, macs"),
+    "no losses": (without("loss"), "column 'loss'.*'block', 'ops', 'macs'"),
     "no ops": (without("ops"), "column 'ops'"),
     "no blocks": (without("block"), "column 'block'"),
     "no rows": (rows().slice(0, 0), "a row for every path"),
@@ -200,7 +202,19 @@ WRONG_TABLES: dict[str, tuple[pa.Table, str]] = {
     "words": (rows({"energy": "much"}, {"energy": "1"}), "'energy' must hold numbers.*rows? 1"),
     "bytes": (rows({"energy": b"1"}), "'energy' is of type binary; leave that column out"),
     "lists": (rows({"energy": [1]}), "'energy' is of type list.*leave that column out"),
+    "no ops in it": (rows({}, {"ops": None}), "ops must be texts without.* in row 2;"),
+    "slashes": (rows({"ops": "a/b"}), "ops must be texts without.* in row 1;"),
+    "tabs": (rows({"ops": "a,\tb"}), "ops must be texts without.* in row 1;"),
+    "no name": (rows({"": 1.0}), "a cost must have a name of its own, but.* called ''"),
+    "capitals": (rows({"Width": 8}), "a cost must have a name of its own, but.* called 'Width'"),
+    "text": (rows({"architecture": 8}), "a cost must have a name of its own"),
+    "truths": (rows(*[{"energy": True}] * 4), "'energy' is of type bool; leave that column out"),
+    "days": (rows(*[{"day": date(2026, 1, 1)}] * 4), "'day' is of type date32"),
+    "overflow": (rows({"macs": 1e308}, {}, {"macs": 1e308}), "stay below 1e.300, but.*'macs'"),
+    "great losses": (rows({"loss": -1e308}), "must stay below 1e.300, but those of 'loss'"),
     "edges": (rows().replace_schema_metadata({"edges": "[{}]"}), "metadata 'edges' must list"),
+    "edges alone": (rows().replace_schema_metadata({"edges": "{}"}), "metadata 'edges' must list"),
+    "deep edges": (rows().replace_schema_metadata({"edges": "[" * 9999}), "'edges' must list"),
     "no JSON": (rows().replace_schema_metadata({"edges": "["}), "metadata 'edges' must list"),
     "fixed": (rows().replace_schema_metadata({"fixed.macs": "all"}), "'fixed.macs' must be a fin"),
     "negative edge": (
@@ -242,6 +256,60 @@ def test_a_wrong_text_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path.write_bytes(text.encode("latin1"))
     with pytest.raises(UserError, match=said):
         load_ratings(path)
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    """Some bytes changed anywhere: an error to tell, or a table."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows(), sink)
+    whole, rng = sink.getvalue().to_pybytes(), np.random.default_rng(0)
+    path, told = tmp_path / "table", list[str]()
+    for _ in range(300):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), 2):
+            data[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(data)
+        try:
+            load_ratings(path)
+        except UserError as error:
+            told.append(str(error))
+    assert len(told) > 50
+    assert all(map(str.isprintable, told))
+
+
+def test_a_table_may_come_through_a_pipe(table: Path) -> None:
+    with subprocess.Popen(["cat", table], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        piped = load_ratings(Path(f"/dev/fd/{process.stdout.fileno()}"))
+    assert piped.blocks[1].ops == ("0", "1", "2")
+
+
+def test_ops_as_categories_and_great_counts_are_read(tmp_path: Path) -> None:
+    path, whole = tmp_path / "table", rows({"macs": 2**60 + 1.0})
+    ops = whole["ops"].combine_chunks().dictionary_encode()
+    macs = pa.array([2**60 + 1, 1, 1, 1])
+    pq.write_table(whole.set_column(1, "ops", ops).set_column(3, "macs", macs), path)
+    block = load_ratings(path).blocks[0]
+    assert (block.ops, block.costs[0, 0]) == (("a", "b"), 2.0**60)
+
+
+def test_what_is_shown_is_what_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets are no markup."""
+    path = tmp_path / "table.csv"
+    path.write_text("block,ops,loss,[red]\n1,[a],0.5,1\n2,[b],0.5,1\n")
+    status, out, _ = run(capsys, "select", path)
+    assert status == 0
+    assert "1  [a]/[b]" in out
+    assert "[red]" in out
+
+
+def test_the_ratings_are_not_written_over(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = table.read_bytes()
+    status, _, err = run(capsys, "select", table, "--front", table)
+    assert (status, table.read_bytes()) == (2, before)
+    assert "must not be the ratings" in err
 
 
 def test_rows_may_come_in_any_order_and_cells_and_widths_be_left_out(tmp_path: Path) -> None:
