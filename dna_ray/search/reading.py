@@ -198,9 +198,9 @@ def _check_blocks(block: Array) -> None:
 def _check_paths(block: Array, width: Array, ops: pa.ChunkedArray) -> None:
     """A path is named by its block, width and ops: no two may share them."""
     code = np.asarray(ops.combine_chunks().dictionary_encode().indices)
-    keys = np.column_stack((block, width, code))
-    _, number, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    number = number.reshape(-1)
+    widths, place = np.unique(width, return_inverse=True)
+    key = (block * len(widths) + place) * len(block) + code
+    _, number, count = np.unique(key, return_inverse=True, return_counts=True)
     twice = count[number] > 1
     if twice.any():
         same = np.flatnonzero(number == number[np.argmax(twice)])

@@ -46,14 +46,15 @@ def trellis(
     starts, steps = [0], []
     for k, block in enumerate(ratings.blocks):
         state = block.width if ratings.reads_width(k + 1) else np.zeros_like(block.width)
-        _, kind = block.kinds
+        numbers, kind = block.kinds
         rated = np.isfinite(block.loss)
         if not rated.any():
             raise UserError(
                 f"some path of every block must have a finite loss, but none of block {k + 1} has: "
                 "they diverged; rate again with a lower learning rate"
             )
-        alike = [np.flatnonzero((state == s) & (kind == n) & rated) for s, n in _pairs(state, kind)]
+        group = np.unique(state, return_inverse=True)[1] * len(numbers) + kind
+        alike = [np.flatnonzero((group == g) & rated) for g in np.unique(group)]
         # Within one kind of path, what the input width adds is the same for all.
         own = _points(block.loss, block.costs, target, columns)
         candidates = np.concatenate([rows[undominated(own[rows], keep)] for rows in alike])
@@ -75,11 +76,6 @@ def trellis(
         points = _points(np.zeros(1), whole, target, columns)
         head.append(Step(start, 0, np.array([-1]), points))
     return (*steps, tuple(head))
-
-
-def _pairs(state: Array, kind: Array) -> list[list[int]]:
-    pairs: list[list[int]] = np.unique(np.column_stack((state, kind)), axis=0).tolist()
-    return pairs
 
 
 def _points(loss: Array, costs: Array, target: int | None, columns: list[int]) -> Array:
