@@ -17,7 +17,7 @@ def parse_limits(given: tuple[str, ...]) -> dict[str, float]:
         name, equals, value = map(str.strip, text.rpartition("="))
         match = _AMOUNT.fullmatch(value)
         limit = float(Decimal(match[1]) * _POWERS[match[2].lower()]) if match else math.inf
-        if not (name and equals and math.isfinite(limit)):
+        if not (name and equals and math.isfinite(limit)) or name.endswith("="):
             raise UserError(
                 f"a limit is written COST=VALUE with a VALUE such as 15M or 5.3M, "
                 f"but '{text}' is given"
