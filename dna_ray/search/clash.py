@@ -6,8 +6,7 @@ from itertools import combinations
 import numpy as np
 
 from dna_ray.errors import UserError
-from dna_ray.search.limits import Merge
-from dna_ray.search.milp import solve
+from dna_ray.search.milp import best_ways
 from dna_ray.search.table import Ratings
 from dna_ray.search.trellis import trellis
 
@@ -52,8 +51,6 @@ def _are_met(ratings: Ratings, limits: Mapping[str, float], names: Sequence[str]
 
 def _minimum(ratings: Ratings, cost: str, limits: Mapping[str, float]) -> float:
     """The smallest value of a cost within limits on others; infinite where nothing is."""
-    ways, values = trellis(ratings, tuple(limits), objective=cost), np.array([*limits.values()])
-    best = Merge(ways, values).best()
-    if best is None:
-        best = solve(ways, values).ways
+    ways = trellis(ratings, tuple(limits), objective=cost)
+    best = best_ways(ways, np.array([*limits.values()])).ways
     return float(best.points[0, 0]) if len(best) else np.inf

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from dna_ray.search.pareto import nondominated
 from dna_ray.search.table import Ratings
-from dna_ray.search.trellis import Step, trellis
+from dna_ray.search.trellis import Step, Ways, trellis
 
 Array = np.ndarray
 
@@ -39,17 +39,6 @@ class Front:
         return pa.table(columns).replace_schema_metadata({"over": ",".join(self.over)})
 
 
-@dataclass(frozen=True)
-class _Partial:
-    """Nondominated beginnings of architectures that end in the same state.
-
-    `points` (n, 1 + D) holds the loss and the D chosen costs, `paths` (n, k) the rows taken so far.
-    """
-
-    points: Array
-    paths: Array
-
-
 class TooLargeError(Exception):
     """A front takes more comparisons than was allowed."""
 
@@ -59,35 +48,31 @@ def pareto_front(ratings: Ratings, costs: tuple[str, ...], most: int | None = No
 
     Raises TooLargeError where more than `most` pairs of a beginning and a path must be compared.
     """
-    partials = {0: _Partial(np.zeros((1, 1 + len(costs))), np.empty((1, 0), np.int64))}
+    ways = {0: Ways.start(1 + len(costs))}
     compared = 0
     for steps in trellis(ratings, costs):
-        grown: dict[int, list[_Partial]] = {}
+        grown: dict[int, list[Ways]] = {}
         for step in steps:
-            before = partials[step.start]
-            compared += len(before.points) * len(step.rows)
+            before = ways[step.start]
+            compared += len(before) * len(step.rows)
             if most is not None and compared > most:
                 raise TooLargeError
-            grown.setdefault(step.end, []).append(_extend(before, step))
-        partials = {end: _best_of(parts) for end, parts in grown.items()}
-    paths = partials[0].paths[:, :-1]
+            grown.setdefault(step.end, []).append(_extended(before, step))
+        ways = {end: _best_of(parts) for end, parts in grown.items()}
+    paths = ways[0].paths[:, :-1]
     return Front(ratings, tuple(costs), paths, *totals(ratings, paths))
 
 
-def _extend(partial: _Partial, step: Step) -> _Partial:
+def _extended(before: Ways, step: Step) -> Ways:
     """Every beginning with every path behind it, the nondominated ones."""
-    sums = (partial.points[:, None] + step.points[None]).reshape(-1, step.points.shape[1])
+    sums = (before.points[:, None] + step.points[None]).reshape(-1, step.points.shape[1])
     keep = nondominated(sums)
-    before, path = np.divmod(keep, len(step.rows))
-    return _Partial(sums[keep], np.column_stack((partial.paths[before], step.rows[path])))
+    return before.on(step, sums[keep], *np.divmod(keep, len(step.rows)))
 
 
-def _best_of(parts: list[_Partial]) -> _Partial:
-    if len(parts) == 1:
-        return parts[0]
-    points = np.concatenate([p.points for p in parts])
-    keep = nondominated(points)
-    return _Partial(points[keep], np.concatenate([p.paths for p in parts])[keep])
+def _best_of(parts: list[Ways]) -> Ways:
+    ways = Ways.together(parts)
+    return ways if len(parts) == 1 else ways.take(nondominated(ways.points))
 
 
 def totals(ratings: Ratings, paths: Array) -> tuple[Array, Array]:

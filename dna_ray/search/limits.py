@@ -5,13 +5,13 @@ the limits and as good as what is known to exist already, or where others like i
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from dna_ray.search.pareto import undominated
-from dna_ray.search.relaxation import Relaxation, least, relax, spreads
-from dna_ray.search.trellis import Step, Trellis
+from dna_ray.search.relaxation import Relaxation, least, relax
+from dna_ray.search.trellis import Step, Trellis, Ways
 
 Array = np.ndarray
 
@@ -26,21 +26,6 @@ _LEANING = 1e-6  # towards small costs, in spreads of losses over spreads of cos
 _SLACK = 1e-12  # of the size of what is summed: bounds are sums in another order
 
 
-@dataclass(frozen=True)
-class Ways:
-    """Beginnings of architectures: `points` (n, 1 + D), `paths` (n, k) the rows taken so far."""
-
-    points: Array
-    paths: Array
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def take(self, index: Array) -> "Ways":
-        """Some of them, in the order of `index`."""
-        return Ways(self.points[index], self.paths[index])
-
-
 class Merge:
     """The search within `limits` (D,) for the `count` best ways through a trellis.
 
@@ -48,10 +33,10 @@ class Merge:
     """
 
     def __init__(self, trellis: Trellis, limits: Array, count: int = 1) -> None:
-        self._trellis, self._limits, self._count = trellis, limits, count
+        self.trellis, self.limits, self.count = trellis, limits, count
         self.relaxation: Relaxation = relax(trellis, limits)
-        unit = np.eye(1 + len(limits))
-        self._cheapest = [least(trellis, unit[1 + i])[0] for i in range(len(limits))]
+        self._units = np.eye(1 + len(limits))[1:]  # that weigh one cost alone
+        self._cheapest = [least(trellis, unit)[0] for unit in self._units]
         # No sum of losses is larger; costs are 0 or more and cannot cancel.
         self._size = float(
             sum(max(np.abs(step.points[:, 0]).max() for step in steps) for steps in trellis)
@@ -60,73 +45,63 @@ class Merge:
 
     def best(self) -> Ways | None:
         """The best ways, best first; fewer where there are no more; None where it took too many."""
-        known = self.known()
-        enough = len(known) == self._count
+        known = self.known
+        enough = len(known) == self.count
         found = self._run(self.threshold(known.points[-1, 0] if enough else np.inf))
         if found is None and enough and known.points[-1, 0] <= self.relaxation.bound:
             return known  # none can be better, though some may be as good
         return found
 
+    @cached_property
     def known(self) -> Ways:
         """Good ways, found quickly; perhaps the best, perhaps none although there are some.
 
         Only the most promising beginnings are kept after a block, of about equal ones the cheaper.
         """
-        spread = spreads(self._trellis, self._limits)
+        spread = self.relaxation.spread
         weights = self.relaxation.weights + np.append(0.0, _LEANING * spread[0] / spread[1:])
-        ways = {0: _start(len(weights))}
-        for k, steps in enumerate(self._trellis, 1):
+        ways = {0: Ways.start(len(weights))}
+        for k, steps in enumerate(self.trellis, 1):
             grown: dict[int, list[Ways]] = {}
             for step in steps:
                 before = ways[step.start]
                 parent, child = _best_pairs(before.points @ weights, step.points @ weights)
                 extended = self._extended(before, step, parent, child, k)
                 grown.setdefault(step.end, []).append(extended)
-            ways = {end: _nearest(_together(parts), weights) for end, parts in grown.items()}
+            ways = {end: _nearest(Ways.together(parts), weights) for end, parts in grown.items()}
         return self._sorted(ways)
 
     def threshold(self, loss: float) -> float:
         """What loss and priced costs may sum to where a loss must be no greater than `loss`."""
-        priced = self.relaxation.weights[1:] * self._limits
+        priced = self.relaxation.weights[1:] * self.limits
         return float(loss + priced.sum() + _SLACK * (self._size + np.abs(priced).sum()))
 
-    def through(self) -> list[list[Array]]:
-        """For every step, in the trellis's order, the least weighted sum through each of its paths.
+    def open_paths(self, threshold: float) -> list[list[Array]]:
+        """For every step, in the trellis's order, which of its paths a way may take.
 
-        A way takes no path whose sum is above the threshold of a loss that is known to be reached.
+        Those through which some way stays within `threshold`, some within the first limit, some
+        within the second, and so on.
         """
         weights, to_go = self.relaxation.weights, self.relaxation.to_go
-        so_far, sums = {0: 0.0}, []
-        for k, steps in enumerate(self._trellis, 1):
-            own = [so_far[step.start] + step.points @ weights for step in steps]
-            sums.append([o + to_go[k][s.end] for o, s in zip(own, steps, strict=True)])
-            so_far = {}
-            for o, step in zip(own, steps, strict=True):
-                so_far[step.end] = min(so_far.get(step.end, np.inf), float(o.min()))
-        return sums
-
-    def fitting(self) -> list[list[Array]]:
-        """For every step, in the trellis's order, which of its paths may be taken.
-
-        Those are on some way that keeps the first limit, on some that keeps the second, and so on.
-        """
-        fits = [[np.ones(len(step.rows), bool) for step in steps] for steps in self._trellis]
-        for i, cheapest in enumerate(self._cheapest):
+        sums = [(weights, to_go, threshold)]
+        sums += zip(self._units, self._cheapest, self._ceiling.tolist(), strict=True)
+        open_ = [[np.ones(len(step.rows), bool) for step in steps] for steps in self.trellis]
+        for weights, to_go, most in sums:
             so_far = {0: 0.0}
-            for k, steps in enumerate(self._trellis):
+            for k, steps in enumerate(self.trellis):
                 after: dict[int, float] = {}
-                for step, fit in zip(steps, fits[k], strict=True):
-                    own = so_far[step.start] + step.points[:, 1 + i]
-                    fit &= own + cheapest[k + 1][step.end] <= self._ceiling[i]
+                for step, may in zip(steps, open_[k], strict=True):
+                    own = so_far[step.start] + step.points @ weights
+                    may &= own + to_go[k + 1][step.end] <= most
                     after[step.end] = min(after.get(step.end, np.inf), float(own.min()))
                 so_far = after
-        return fits
+        return open_
 
     def _run(self, threshold: float) -> Ways | None:
         """Merge all blocks as far as `threshold` allows. None: more than MOST are left."""
         weights, to_go = self.relaxation.weights, self.relaxation.to_go
-        ways = {0: _start(len(weights))}
-        for k, steps in enumerate(self._trellis, 1):
+        ways = {0: Ways.start(len(weights))}
+        for k, steps in enumerate(self.trellis, 1):
             grown: dict[int, list[Ways]] = {}
             compared = found = 0
             for step in steps:
@@ -139,7 +114,7 @@ class Merge:
                     found += len(own[-1])
                     if compared > _PAIRS_PER_WAY * MOST or found > MOST:
                         return None
-            ways = {end: self._undominated(_together(parts)) for end, parts in grown.items()}
+            ways = {end: self._undominated(Ways.together(parts)) for end, parts in grown.items()}
         return self._sorted(ways)
 
     def _extended(self, before: Ways, step: Step, parent: Array, child: Array, k: int) -> Ways:
@@ -148,30 +123,19 @@ class Merge:
         fits = np.ones(len(points), bool)
         for i, cheapest in enumerate(self._cheapest):
             fits &= points[:, 1 + i] + cheapest[k][step.end] <= self._ceiling[i]
-        rows = step.rows[child[fits]].astype(np.int32)
-        return Ways(points[fits], np.column_stack((before.paths[parent[fits]], rows)))
+        return before.on(step, points[fits], parent[fits], child[fits])
 
     def _undominated(self, ways: Ways) -> Ways:
         if len(ways) <= _MANY:
             return ways
-        return ways.take(undominated(ways.points, self._count))
+        return ways.take(undominated(ways.points, self.count))
 
     def _sorted(self, ends: dict[int, Ways]) -> Ways:
         """Whole architectures within the limits by loss, then by cost, then by rows."""
         ways = ends[0]
-        ways = ways.take(np.all(ways.points[:, 1:] <= self._limits, axis=1))
+        ways = ways.take(np.all(ways.points[:, 1:] <= self.limits, axis=1))
         keys = (*ways.paths.T[::-1], *ways.points.T[::-1])
-        return ways.take(np.lexsort(keys)[: self._count])
-
-
-def _start(columns: int) -> Ways:
-    return Ways(np.zeros((1, columns)), np.empty((1, 0), np.int32))
-
-
-def _together(parts: list[Ways]) -> Ways:
-    if len(parts) == 1:
-        return parts[0]
-    return Ways(np.concatenate([p.points for p in parts]), np.concatenate([p.paths for p in parts]))
+        return ways.take(np.lexsort(keys)[: self.count])
 
 
 def _nearest(ways: Ways, weights: Array) -> Ways:

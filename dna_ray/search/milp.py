@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dna_ray.search.limits import Merge, Ways
-from dna_ray.search.trellis import Trellis
+from dna_ray.search.limits import Merge
+from dna_ray.search.trellis import Trellis, Ways
 
 Array = np.ndarray
 
@@ -23,24 +23,39 @@ _OPTIMAL, _INFEASIBLE = 0, 2  # scipy's states
 class Solution:
     """The best ways found, best first, and a bound that no other way within the limits is below.
 
-    Where `proven`, the ways are the best up to HiGHS's tolerance (1e-10 of the spread of losses).
+    Where `proven`, the ways are the best; those of `milp` up to HiGHS's tolerance (1e-10 of the
+    spread of losses).
     """
 
     ways: Ways
     bound: float
     proven: bool
+    algorithm: str
 
 
-def solve(
-    trellis: Trellis, limits: Array, count: int = 1, seconds: float | None = None
+def best_ways(
+    trellis: Trellis,
+    limits: Array,
+    count: int = 1,
+    *,
+    algorithm: str = "pareto",
+    seconds: float | None = None,
 ) -> Solution:
-    """The `count` best ways within `limits` (D,), in so many `seconds` at most."""
-    end = np.inf if seconds is None else time.monotonic() + seconds
+    """The `count` best ways within `limits` (D,): by merging, or by `milp` where it gives up."""
     merge = Merge(trellis, limits, count)
-    known = merge.known()
+    merged = merge.best() if algorithm == "pareto" else None
+    if merged is None:
+        return solve(merge, seconds)
+    return Solution(merged, float(merged.points[:, 0].min(initial=np.inf)), True, "pareto")
+
+
+def solve(merge: Merge, seconds: float | None = None) -> Solution:
+    """The best ways that `merge` looks for, in so many `seconds` at most (None: to the end)."""
+    end = np.inf if seconds is None else time.monotonic() + seconds
+    limits, count, known = merge.limits, merge.count, merge.known
     worst = known.points[-1, 0] if len(known) == count else np.inf
-    program = Program(trellis, merge, merge.threshold(worst), limits)
-    points, paths = np.empty((0, 1 + len(limits))), np.empty((0, len(trellis)), np.int64)
+    program = Program(merge, merge.threshold(worst))
+    points, paths = np.empty((0, 1 + len(limits))), np.empty((0, len(merge.trellis)), np.int64)
     bound, proven = merge.relaxation.bound, True
     while len(points) < count and program.arcs:
         state, arcs, below = program.best(end - time.monotonic())
@@ -61,19 +76,20 @@ def solve(
     paths, first = np.unique(paths, axis=0, return_index=True)
     points = points[first]
     order = np.lexsort(points.T[::-1])[:count]
-    return Solution(Ways(points[order], paths[order]), bound, proven)
+    return Solution(Ways(points[order], paths[order]), bound, proven, "milp")
 
 
 class Program:
     """Variables are the steps that a way no worse than what is known can take."""
 
-    def __init__(self, trellis: Trellis, merge: Merge, threshold: float, limits: Array) -> None:
+    def __init__(self, merge: Merge, threshold: float) -> None:
         from scipy import sparse
 
+        trellis, limits = merge.trellis, merge.limits
         kept = [
-            (k, step, np.flatnonzero((through <= threshold) & fits))
-            for k, layer in enumerate(zip(trellis, merge.through(), merge.fitting(), strict=True))
-            for step, through, fits in zip(*layer, strict=True)
+            (k, step, np.flatnonzero(may))
+            for k, layer in enumerate(zip(trellis, merge.open_paths(threshold), strict=True))
+            for step, may in zip(*layer, strict=True)
         ]
         self.points = np.concatenate([step.points[own] for _, step, own in kept])
         self.rows = np.concatenate([step.rows[own] for _, step, own in kept])

@@ -22,11 +22,12 @@ _ACCURACY = 1e-7  # in the same units; any prices give a true bound
 class Relaxation:
     """Prices and what they bound.
 
-    `weights` (1 + D,) are 1 and the prices of the D costs; `to_go[k][state]` is the least weighted
-    sum from a state before step k to the end; `bound` is below the loss of all that is within the
-    limits.
+    `spread` (1 + D,) is how far loss and costs can differ between two ways; `weights` (1 + D,) are
+    1 and the prices of the D costs; `to_go[k][state]` is the least weighted sum from a state before
+    step k to the end; `bound` is below the loss of all that is within the limits.
     """
 
+    spread: Array
     weights: Array
     to_go: tuple[dict[int, float], ...]
     bound: float
@@ -54,7 +55,7 @@ def least(trellis: Trellis, weights: Array) -> tuple[tuple[dict[int, float], ...
 
 def relax(trellis: Trellis, limits: Array) -> Relaxation:
     """The best prices for `limits` (D,), nearly; the bound holds exactly whatever they are."""
-    spread = spreads(trellis, limits)
+    spread = _spread(trellis, limits)
     prices = np.zeros(len(limits))
     best: Relaxation | None = None
     ways: list[Array] = []
@@ -63,7 +64,7 @@ def relax(trellis: Trellis, limits: Array) -> Relaxation:
         to_go, way = least(trellis, weights)
         bound = to_go[0][0] - float(weights[1:] @ limits)
         if best is None or bound > best.bound:
-            best = Relaxation(weights, to_go, bound)
+            best = Relaxation(spread, weights, to_go, bound)
         if len(limits) == 0:
             break
         ways.append((way - np.append(0.0, limits)) / spread)
@@ -77,7 +78,7 @@ def relax(trellis: Trellis, limits: Array) -> Relaxation:
     return best
 
 
-def spreads(trellis: Trellis, limits: Array) -> Array:
+def _spread(trellis: Trellis, limits: Array) -> Array:
     """How far loss and costs (1 + D,) can differ at most between two ways; never 0.
 
     Whatever costs more than the limit (D,) counts as if it cost just that.

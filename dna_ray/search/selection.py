@@ -18,8 +18,7 @@ from dna_ray.errors import UserError
 from dna_ray.search.clash import check_limits
 from dna_ray.search.front import Front, TooLargeError, pareto_front, totals
 from dna_ray.search.likeness import with_likeness
-from dna_ray.search.limits import Merge, Ways
-from dna_ray.search.milp import solve
+from dna_ray.search.milp import best_ways
 from dna_ray.search.table import Ratings
 from dna_ray.search.traversal import traverse
 from dna_ray.search.trellis import trellis
@@ -205,16 +204,9 @@ def _merged(
     seconds: float | None,
 ) -> _Answer:
     ways, values = trellis(ratings, tuple(limits), keep=count), np.array([*limits.values()])
-    best = Merge(ways, values, count).best() if algorithm == "pareto" else None
-    if best is not None:
-        bound = float(best.points[:, 0].min(initial=np.inf))
-        return _Answer(_rows(best), "pareto", True, bound)
-    solution = solve(ways, values, count, seconds)
-    return _Answer(_rows(solution.ways), "milp", solution.proven, solution.bound)
-
-
-def _rows(ways: Ways) -> Array:
-    return ways.paths[:, :-1]  # without the head's
+    best = best_ways(ways, values, count, algorithm=algorithm, seconds=seconds)
+    paths = best.ways.paths[:, :-1]  # without the head's
+    return _Answer(paths, best.algorithm, best.proven, best.bound)
 
 
 def _most_other(

@@ -34,6 +34,39 @@ class Step:
 Trellis = tuple[tuple[Step, ...], ...]  # blocks in their order, then the head
 
 
+@dataclass(frozen=True)
+class Ways:
+    """Beginnings of architectures: `points` (n, 1 + D), `paths` (n, k) the rows taken so far."""
+
+    points: Array
+    paths: Array
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def take(self, index: Array) -> "Ways":
+        """Some of them, in the order of `index`."""
+        return Ways(self.points[index], self.paths[index])
+
+    @classmethod
+    def start(cls, columns: int) -> "Ways":
+        """The one way without a path; `columns` is 1 + D."""
+        return cls(np.zeros((1, columns)), np.empty((1, 0), np.int32))
+
+    @classmethod
+    def together(cls, parts: Sequence["Ways"]) -> "Ways":
+        """All ways of several records, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        points = np.concatenate([part.points for part in parts])
+        return cls(points, np.concatenate([part.paths for part in parts]))
+
+    def on(self, step: Step, points: Array, parent: Array, child: Array) -> "Ways":
+        """Ways with a path behind them: `points` are those of way `parent` with path `child`."""
+        rows = step.rows[child].astype(np.int32)
+        return Ways(points, np.column_stack((self.paths[parent], rows)))
+
+
 def trellis(
     ratings: Ratings, costs: Sequence[str], *, objective: str | None = None, keep: int = 1
 ) -> Trellis:

@@ -137,7 +137,7 @@ def whole_program(ratings: Ratings, limits: dict[str, float]) -> tuple[str, floa
     """HiGHS on all paths, without what the relaxation rules out: time, and its best loss."""
     ways, values = trellis(ratings, tuple(limits)), np.array([*limits.values()])
     start = time.perf_counter()
-    program = Program(ways, Merge(ways, values), np.inf, values)
+    program = Program(Merge(ways, values), np.inf)
     state, arcs, _ = program.best(PATIENCE)
     seconds = time.perf_counter() - start
     loss = np.inf if arcs is None else float(program.points[arcs, 0].sum())
