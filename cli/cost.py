@@ -1,7 +1,6 @@
 """`dna-ray cost`: exact costs of one architecture."""
 
 import json
-from itertools import count
 from typing import Any
 
 import click
@@ -82,7 +81,8 @@ def command(
         ops = " ".join(block["ops"])
         table.add_row(f"block {number}", str(block["width"]), ops, *_counts(block))
         if by_layer:
-            for layer, op, cost in zip(count(1), block["ops"], block["layers"], strict=False):
+            layers = zip(block["ops"], block["layers"], strict=True)
+            for layer, (op, cost) in enumerate(layers, 1):
                 table.add_row(f"  layer {layer}", "", op, *_counts(cost))
     table.add_row("stem, head", "", "", f"{costs.fixed.params:,}", f"{costs.fixed.macs:,}")
     table.add_section()

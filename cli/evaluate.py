@@ -16,13 +16,13 @@ from dna_ray.ranking import (
     Evaluation,
     Figure,
     Rated,
-    cost_name,
     evaluate,
     rate,
     read_bench,
     verdict,
 )
 from dna_ray.search import load_ratings
+from dna_ray.space import cost_name
 
 
 @click.command("evaluate")

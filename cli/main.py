@@ -67,8 +67,6 @@ def main() -> None:
         status = 0
     except (click.Abort, KeyboardInterrupt) as error:
         notes = getattr(error.__cause__ or error, "__notes__", ())
-        if sys.argv[1:2] == ["search"]:
-            notes = ("--resume the run folder to go on",)
         click.echo("; ".join(("interrupted", *notes[:1])), err=True)
         status = 130
     except click.ClickException as error:

@@ -23,7 +23,7 @@ from dna_ray.space.correction import Correction, HeldOut
 from dna_ray.space.latency import Conditions, LatencyTable, fingerprint, read_latencies
 
 from .files import check_table_file, write_table
-from .view import shown
+from .view import resumable, shown
 
 _COLUMN = "latency_ms"
 
@@ -218,11 +218,8 @@ def _measured(
 
     from dna_ray.latency import Stopwatch, measure  # torch takes seconds to import
 
-    try:
+    with resumable(f"the same command goes on with '{out}'"):
         measure(table, rounds, Stopwatch(space, conditions), view, save)
-    except KeyboardInterrupt as stop:
-        stop.add_note(f"the same command goes on with '{out}'")
-        raise
     return table
 
 

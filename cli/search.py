@@ -26,7 +26,7 @@ from dna_ray.rundir import RunFolder
 from dna_ray.space import Space, load_space, parse_space
 
 from .values import amount, parse_limits
-from .view import shown
+from .view import resumable, shown
 
 
 @click.command("search")
@@ -79,7 +79,7 @@ def command(
             "leave one of them out"
         )
     given = _given(config, settings, parse_limits(limits), options)
-    with shown() as view:
+    with resumable("--resume the run folder to go on"), shown() as view:
         job, run, space = _resumed(resume, given) if resume else _prepared(given)
         view.note(f"dna-ray search: {job.data}, space {job.space}, teacher {job.teacher}")
 

@@ -167,6 +167,16 @@ class LineView:
 
 
 @contextmanager
+def resumable(how: str) -> Iterator[None]:
+    """Note on an interruption of the body how to go on; the command line says so."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(how)
+        raise
+
+
+@contextmanager
 def shown() -> Iterator[View]:
     """The view that suits standard error, for as long as the body runs."""
     view = TerminalView() if sys.stderr.isatty() else LineView()

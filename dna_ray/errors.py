@@ -46,12 +46,20 @@ def nearest(name: str, valid: Iterable[str], otherwise: str | None = None) -> st
     return f"choose one of {', '.join(words)}" if otherwise is None else otherwise
 
 
-def read_text(path: Path, what: str) -> str:
-    """The text of a file that a user named; raises UserError that calls it `what`."""
+@contextmanager
+def readable(path: Path, what: str) -> Iterator[None]:
+    """While a file that a user named is read: raise UserError that calls it `what`."""
     try:
-        return path.read_text(encoding="utf-8")
+        yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(f"{what} must be readable, but '{path}' is not: {reason}") from None
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file that a user named; raises UserError that calls it `what`."""
+    try:
+        with readable(path, what):
+            return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{what} must be text in UTF-8, but '{path}' is not") from None

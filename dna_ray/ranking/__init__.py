@@ -2,7 +2,7 @@
 
 from dna_ray.ranking.bench import Bench, Rated, rate, read_bench
 from dna_ray.ranking.evaluation import NEAR, Agreement, EqualCost, Evaluation, Figure, evaluate
-from dna_ray.ranking.verdict import cost_name, verdict
+from dna_ray.ranking.verdict import verdict
 
 __all__ = [
     "NEAR",
@@ -12,7 +12,6 @@ __all__ = [
     "Evaluation",
     "Figure",
     "Rated",
-    "cost_name",
     "evaluate",
     "rate",
     "read_bench",

@@ -3,11 +3,7 @@
 from math import isfinite
 
 from dna_ray.ranking.evaluation import Evaluation, Figure
-
-
-def cost_name(cost: str) -> str:
-    """A cost column in words."""
-    return {"macs": "multiply-adds", "params": "parameters"}.get(cost, cost.replace("_", " "))
+from dna_ray.space import cost_name
 
 
 def verdict(evaluation: Evaluation) -> str:

@@ -8,7 +8,6 @@ from dna_ray.report.html import (
     Content,
     Markup,
     amount,
-    cost_name,
     count,
     decimal,
     figure,
@@ -16,6 +15,7 @@ from dna_ray.report.html import (
     tag,
 )
 from dna_ray.report.records import Result, Run
+from dna_ray.space import cost_name
 
 QUALITY = {
     "auroc": "AUROC",

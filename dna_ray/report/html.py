@@ -90,11 +90,6 @@ def figure(title: Content, caption: Content, *content: Content) -> Markup:
     return tag("figure", tag("h4", title), words, *content)
 
 
-def cost_name(cost: str) -> str:
-    """A cost column in words."""
-    return {"macs": "multiply-adds", "params": "parameters"}.get(cost, cost.replace("_", " "))
-
-
 def count(value: float) -> str:
     """A number or a cost in full: 7,331,200; what is not whole to five digits."""
     return f"{int(value):,}" if value == round(value) else f"{value:,.5g}"

@@ -9,10 +9,10 @@ from dna_ray.errors import UserError
 from dna_ray.report import answer, network, sections, training
 from dna_ray.report.axes import Scale, picture
 from dna_ray.report.charts import legend
-from dna_ray.report.html import Content, Markup, cost_name, count, details, duration, table, tag
+from dna_ray.report.html import Content, Markup, count, details, duration, table, tag
 from dna_ray.report.records import Generation, Run, read_run
 from dna_ray.rundir import write_whole
-from dna_ray.space import Space
+from dna_ray.space import Space, cost_name
 
 STAGES = ("adapt", "features", "distill", "rate", "search", "tune", "retrain")
 

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from dna_ray.errors import UserError
-from dna_ray.report.html import amount, cost_name
+from dna_ray.report.html import amount
 from dna_ray.rundir import write_whole
+from dna_ray.space import cost_name
 
 Array = np.ndarray
 

@@ -12,7 +12,6 @@ from dna_ray.report.html import (
     Markup,
     amount,
     column,
-    cost_name,
     count,
     decimal,
     details,
@@ -23,6 +22,7 @@ from dna_ray.report.html import (
 )
 from dna_ray.report.records import Chosen, FrontPoints, Generation
 from dna_ray.search import Ratings
+from dna_ray.space import cost_name
 
 _DRAWS = 1500
 _ROWS = 500
@@ -57,9 +57,8 @@ def front_section(generation: Generation, seed: int) -> Markup | None:
                 charts.legend(entries),
             )
         )
-    offers = [
-        _offers(front, chosen, cost) for cost in chosen.limits if {*chosen.limits} <= {*front.over}
-    ]
+    known = {*chosen.limits} <= {*front.over}  # else the front does not tell
+    offers = [_offers(front, chosen, cost) for cost in chosen.limits if known]
     return tag(
         "section",
         tag("h3", "The search"),

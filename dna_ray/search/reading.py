@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dna_ray.errors import UserError
+from dna_ray.errors import UserError, readable
 from dna_ray.search.table import KEYS, BlockPaths, Edge, Ratings
 
 Array = np.ndarray
@@ -31,13 +31,8 @@ def load_ratings(path: Path) -> Ratings:
     Needed are the columns `block`, `ops` and `loss`; `cell` and `width` are 0 where they are not
     there; whatever else there is, is a cost.
     """
-    try:
+    with readable(path, "a ratings table"):
         data = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(
-            f"a ratings table must be readable, but '{path}' is not: {reason}"
-        ) from None
     source, is_parquet = pa.BufferReader(data), data.startswith(_PARQUET)
     try:
         table = read_plain_table(source) if is_parquet else _plain(_read_csv(source))

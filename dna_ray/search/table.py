@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from dna_ray.errors import UserError, nearest
-from dna_ray.space import COSTS, CostTable, Space
+from dna_ray.space import COSTS, CostTable, Space, last_widths
 
 Array = np.ndarray
 
@@ -146,10 +146,9 @@ def ratings_of(
                     Edge(k + 1, width, c, str(op), tuple(map(float, costs)))
                     for op, costs in zip(block.ops, extra, strict=True)
                 ]
-    last_widths = tuple(dict.fromkeys(cell.width for cell in space.blocks[-1].cells))
     edges += [
         Edge(len(blocks) + 1, width, -1, "", tuple(map(float, fixed - table.fixed[0])))
-        for width, fixed in list(zip(last_widths, table.fixed, strict=True))[1:]
+        for width, fixed in list(zip(last_widths(space), table.fixed, strict=True))[1:]
     ]
     return Ratings(
         blocks=tuple(blocks),

@@ -13,7 +13,15 @@ window        a fixed set of augmented pictures, with all boundaries
 """
 
 from dna_ray.space.architecture import Architecture, BlockChoice, read_architecture
-from dna_ray.space.costs import COSTS, CostTable, cost_range, cost_table, network_costs
+from dna_ray.space.costs import (
+    COSTS,
+    CostTable,
+    cost_name,
+    cost_range,
+    cost_table,
+    last_widths,
+    network_costs,
+)
 from dna_ray.space.ops import Op
 from dna_ray.space.scaling import scale
 from dna_ray.space.spaces import Block, Cell, Space, Trunk, builtin_names, load_space, parse_space
@@ -34,8 +42,10 @@ __all__ = [
     "Space",
     "Trunk",
     "builtin_names",
+    "cost_name",
     "cost_range",
     "cost_table",
+    "last_widths",
     "load_space",
     "network_costs",
     "network_spec",

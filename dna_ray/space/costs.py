@@ -19,6 +19,11 @@ COSTS = ("params", "macs")
 DEPTHWISE_SEPARABLE = Op(3, 1)
 
 
+def cost_name(cost: str) -> str:
+    """A cost column in words."""
+    return {"macs": "multiply-adds", "params": "parameters"}.get(cost, cost.replace("_", " "))
+
+
 @dataclass(frozen=True)
 class Costs:
     """What a part of a network costs; parts add up."""

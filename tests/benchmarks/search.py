@@ -159,6 +159,12 @@ def within_limits() -> str:
     return table(header, rows)
 
 
+def layer_of(loss: Array, costs: Array) -> BlockPaths:
+    """A block of one layer."""
+    zero = np.zeros(len(loss), np.int64)
+    return BlockPaths(zero, zero, tuple(map(str, range(len(loss)))), loss, costs)
+
+
 def other_sizes() -> str:
     """Blocks of one layer: where it grows."""
     rows = []
@@ -170,8 +176,7 @@ def other_sizes() -> str:
                 costs = rng.uniform(1, 9, (paths, len(COSTS)))
                 noise = rng.random(paths)
                 loss = noise if kind == "random" else 1 - costs[:, :3].sum(1) / 30 + 0.02 * noise
-                zero = np.zeros(paths, np.int64)
-                made.append(BlockPaths(zero, zero, tuple(map(str, range(paths))), loss, costs))
+                made.append(layer_of(loss, costs))
             ratings = Ratings(tuple(made), COSTS, np.zeros(len(COSTS)))
             limits = dict.fromkeys(COSTS[:count], 4.0 * blocks)
             start = time.perf_counter()
@@ -195,8 +200,7 @@ def fronts_of_many_blocks() -> str:
         for _ in range(blocks):
             costs = rng.uniform(1, 9, (16, 2))
             loss = 1 - costs.sum(1) / 20 + 0.02 * rng.random(16)
-            zero = np.zeros(16, np.int64)
-            made.append(BlockPaths(zero, zero, tuple(map(str, range(16))), loss, costs))
+            made.append(layer_of(loss, costs))
         ratings = Ratings(tuple(made), COSTS[:2], np.zeros(2))
         cells: list[object] = [blocks]
         for costs_ in (COSTS[:1], COSTS[:2]):
