@@ -461,6 +461,24 @@ def test_the_best_of_many_are_those_of_brute_force(
     assert found == (expected if algorithm == "pareto" else pytest.approx(expected, abs=1e-8))
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("algorithm", ["pareto", "milp"])
+def test_six_limits_hold_at_once(seed: int, algorithm: str) -> None:
+    rng, names = np.random.default_rng(seed), tuple("abcdef")
+    blocks = [
+        block_of([(0, 0, str(i), rng.random(), rng.integers(0, 9, 6)) for i in range(6)])
+        for _ in range(4)
+    ]
+    all_ = everything(Ratings(tuple(blocks), names, np.zeros(6)))
+    ceiling = np.quantile(all_.costs, 0.6, axis=0)
+    feasible = np.flatnonzero(np.all(all_.costs <= ceiling, axis=1))
+    limits = dict(zip(names, ceiling.tolist(), strict=True))
+    best = select(Ratings(tuple(blocks), names, np.zeros(6)), limits, top=3, algorithm=algorithm)
+    expected = sorted(all_.loss[feasible])[:3]
+    assert len(expected) > 0
+    assert [c.loss for c in best.best] == pytest.approx(expected, abs=1e-8)
+
+
 def differing_layers(one: str, other: str) -> int:
     """Layers that are not alike, counted on the texts of two architectures."""
     count = 0
