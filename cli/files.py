@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from dna_ray.errors import UserError
-from dna_ray.rundir import write_whole
+from dna_ray.storage import write_whole
 
 
 def check_table_file(path: Path) -> None:

@@ -14,6 +14,7 @@ from dna_ray.errors import UserError, causes, nearest
 
 COMMANDS = {
     "search": "Search the best network for a data set within cost limits.",
+    "plan": "What a search will take, before anything runs.",
     "select": "The best architecture of a ratings table within cost limits, proven.",
     "evaluate": "Does a rating rank? Against accuracies, and against plain cost.",
     "measure": "Latency on this machine, as a cost that a limit can be set on.",

@@ -1,5 +1,7 @@
 """The run folder: the only code that knows its file names. Files appear whole or not at all.
 
+It may be on any filesystem that pyarrow knows.
+
 config.toml            the whole configuration, defaults included
 space.toml             the space, where it is the user's own
 manifest.json          versions, seed, fingerprints of what is read from elsewhere, checksums of all
@@ -11,17 +13,15 @@ generation-N/          cells.safetensors, ratings.parquet, front.parquet, archit
                        tune.json, model.safetensors, scaled.safetensors (the next generation's
                        teacher), result.json, and metrics.jsonl (curves, appended)
 report.html            the page that `dna-ray report` makes of it all
+lock-*                 who is at work, where the folder is not on this machine
 """
 
-import fcntl
 import hashlib
 import io
 import json
-import os
 import platform
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,25 +29,30 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import FileType
 
 from dna_ray import __version__
-from dna_ray.errors import UserError
+from dna_ray.errors import UserError, noted
+from dna_ray.lock import locked
+from dna_ray.storage import Place, reachable, reason
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_SESSION = "working/ray-session.txt"
 
 
 class RunFolder:
     """A run folder that this process writes to."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, place: Place, manifest: dict[str, Any]) -> None:
+        self.place = place
         self._manifest = manifest
+        self._check_lock: Callable[[], None] = lambda: None
 
     @classmethod
     def create(
         cls,
-        path: Path,
+        where: str | Path,
         config: str,
         seed: int,
         space: str | None = None,
@@ -55,17 +60,20 @@ class RunFolder:
     ) -> "RunFolder":
         """Make a new run folder; raises UserError where something is in the way.
 
-        `inputs` are the fingerprints of what the run reads from elsewhere, by what that is called.
+        `where` is a path or a URI. `inputs` are the fingerprints of what the run reads from
+        elsewhere, by what that is called.
         """
-        run = cls(path, {"format": FORMAT, "seed": seed, "versions": _versions()})
+        place = Place.of(where)
+        run = cls(place, {"format": FORMAT, "seed": seed, "versions": _versions()})
         run._manifest |= {"inputs": dict(inputs or {}), "files": {}, "stages": {}, "seconds": {}}
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            kind = place.info(at_once=True).type
+            if kind != FileType.NotFound and (kind != FileType.Directory or place.inside()):
                 raise UserError(
-                    f"a run folder must be new or empty, but '{path}' is neither; "
+                    f"a run folder must be new or empty, but '{place}' is neither; "
                     "give another --out, or --resume it"
                 )
-            path.mkdir(parents=True, exist_ok=True)
+            place.make_folder()
             try:
                 if space is not None:
                     run.write("space.toml", space.encode())
@@ -75,28 +83,31 @@ class RunFolder:
                 raise
         except OSError as error:
             raise UserError(
-                f"a run folder must be writable, but '{path}' is not ({error.strerror}); "
+                f"a run folder must be writable, but '{place}' is not ({reason(error)}); "
                 "give another --out"
             ) from None
         return run
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, where: str | Path) -> "RunFolder":
         """Open a run folder to go on with it; raises UserError for any other folder."""
-        file = path / _MANIFEST
+        place = Place.of(where)
+        file = place / _MANIFEST
+        with reachable(place, "a run folder"):
+            data = file.read() if file.is_file() else b""
         try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
+            manifest = json.loads(data)
             ours = manifest["format"] == FORMAT
             parts = ("inputs", "files", "stages", "seconds")
             ours &= all(isinstance(manifest[key], dict) for key in parts)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             ours = False
         if not ours:
             raise UserError(
-                f"a run folder must have a {_MANIFEST} of ours, but '{path}' has none; "
+                f"a run folder must have a {_MANIFEST} of ours, but '{place}' has none; "
                 "check the path"
             )
-        return cls(path, manifest)
+        return cls(place, manifest)
 
     @property
     def begun(self) -> bool:
@@ -105,7 +116,7 @@ class RunFolder:
 
     def remove(self) -> None:
         """Remove the folder with all that it holds."""
-        shutil.rmtree(self.path)
+        self.place.remove()
 
     def check_inputs(self, inputs: Mapping[str, str]) -> None:
         """Raise UserError where something that the run reads is not what it began with."""
@@ -115,58 +126,54 @@ class RunFolder:
         if changed:
             raise UserError(
                 f"a run goes on with what it began with, but {' and '.join(changed)} changed since "
-                f"'{self.path}' was made; bring the former back, or start a new run"
+                f"'{self.place}' was made; bring the former back, or start a new run"
             )
 
     def log(self, text: str) -> None:
-        """Append to the folder's log, for whoever looks for the cause of a failure."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().isoformat(timespec='seconds')} {text.rstrip()}\n")
+        """Add to the folder's log, for whoever looks for the cause of a failure.
+
+        Tried once: where the folder is what failed, it has been tried long enough.
+        """
+        file = self.place / "log.txt"
+        before = file.read() if file.info(at_once=True).type == FileType.File else b""
+        line = f"{datetime.now().isoformat(timespec='seconds')} {text.rstrip()}\n"
+        file.write(before + line.encode(), at_once=True)
 
     @property
-    def working(self) -> Path:
+    def working(self) -> Place:
         """Where unfinished stages keep their checkpoints; empty when the run is finished."""
-        return self.path / "working"
+        return self.place / "working"
 
     @property
     def session(self) -> Path | None:
         """The folder of the Ray session that worked here last, where it was not cleared away."""
-        file = self.working / "ray-session.txt"
-        return Path(file.read_text(encoding="utf-8")) if file.is_file() else None
+        note = self.place / _SESSION
+        return Path(note.read().decode()) if note.is_file() else None
 
     def remember_session(self, folder: Path) -> None:
         """Note a session's folder, so that it can be cleared away if this process is killed."""
-        self.working.mkdir(exist_ok=True)
-        write_whole(self.working / "ray-session.txt", str(folder).encode())
+        self._put(_SESSION, str(folder).encode())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other process out; raises UserError where one is at work already.
 
-        The lock is the kernel's, on the folder itself: it ends with the process, however that ends.
+        See `dna_ray.lock` for how far that goes where the folder is not on this machine.
         """
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"one search at a time works on a run folder, but another is at work on "
-                    f"'{self.path}'; wait for it, or give another --out"
-                ) from None
-            try:
+                self._check_lock = stack.enter_context(locked(self.place))
                 self._write_manifest()
             except OSError as error:
                 raise UserError(
-                    f"a run folder must be writable, but '{self.path}' is not ({error.strerror}); "
+                    f"a run folder must be writable, but '{self.place}' is not ({reason(error)}); "
                     "make it so, or copy it elsewhere"
                 ) from None
-            for left in self.path.rglob(".*.[0-9]*"):  # by a process killed while it wrote
-                if not left.name.startswith(".report.html"):  # which needs no lock
-                    left.unlink()
+            if self.place.local is not None:
+                for left in self.place.local.rglob(".*.[0-9]*"):  # by a process killed in a write
+                    if not left.name.startswith(".report.html"):  # which needs no lock
+                        left.unlink()
             yield
-        finally:
-            os.close(folder)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -179,7 +186,7 @@ class RunFolder:
         config = self._given("config.toml")
         if config is None:
             raise UserError(
-                f"a run folder must hold a config.toml, but '{self.path}' was left before it did; "
+                f"a run folder must hold a config.toml, but '{self.place}' was left before it did; "
                 "start a new run"
             )
         return config
@@ -192,12 +199,13 @@ class RunFolder:
     def _given(self, name: str) -> str | None:
         if name not in self._manifest["files"]:
             return None
-        if not self.has(name):
+        data = self._whole(name)
+        if data is None:
             raise UserError(
-                f"a run keeps to what it was given, but '{self.path / name}' was changed or "
+                f"a run keeps to what it was given, but '{self.place / name}' was changed or "
                 "removed; bring the former back, or start a new run"
             )
-        return self.read(name).decode()
+        return data.decode()
 
     def file(self, generation: int, name: str) -> str:
         """The name of one generation's record within the folder."""
@@ -205,32 +213,32 @@ class RunFolder:
 
     def has(self, name: str) -> bool:
         """Whether a record is there and whole: its checksum is the manifest's."""
-        path = self.path / name
-        expected = self._manifest["files"].get(name)
-        return expected is not None and path.is_file() and _checksum(path.read_bytes()) == expected
+        return self._whole(name) is not None
+
+    def _whole(self, name: str) -> bytes | None:
+        expected, file = self._manifest["files"].get(name), self.place / name
+        data = file.read() if expected is not None and file.is_file() else None
+        return data if data is not None and _checksum(data) == expected else None
 
     def read(self, name: str) -> bytes:
         """The bytes of a record."""
-        return (self.path / name).read_bytes()
+        return (self.place / name).read()
 
     def whole(self, name: str) -> bytes | None:
         """The bytes of a record, None where there is none yet; raises UserError for damage."""
-        expected = self._manifest["files"].get(name)
-        if expected is None:
+        if name not in self._manifest["files"]:
             return None
-        data = self.read(name) if (self.path / name).is_file() else None
-        if data is None or _checksum(data) != expected:
+        data = self._whole(name)
+        if data is None:
             raise UserError(
-                f"a record must be as the run wrote it, but '{self.path / name}' is missing or "
+                f"a record must be as the run wrote it, but '{self.place / name}' is missing or "
                 "damaged; --resume the run to make it again"
             )
         return data
 
     def write(self, name: str, data: bytes) -> None:
         """Write a record and enter it into the manifest."""
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data)
+        self._put(name, data)
         self._manifest["files"][name] = _checksum(data)
         self._write_manifest()
 
@@ -257,28 +265,27 @@ class RunFolder:
         def kind(row: Mapping[str, Any]) -> tuple[Any, Any]:
             return row["stage"], row.get("network")
 
-        path = self.path / self.file(generation, "metrics.jsonl")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        name = self.file(generation, "metrics.jsonl")
+        lines = self.read(name).decode().splitlines() if (self.place / name).is_file() else []
         replaced = {kind(row) for row in rows}
         kept = [line for line in lines if kind(json.loads(line)) not in replaced]
         text = "".join(f"{line}\n" for line in [*kept, *map(json.dumps, rows)])
-        write_whole(path, text.encode())
+        self._put(name, text.encode())
 
     def measured(self, generation: int) -> list[dict[str, Any]]:
         """A generation's metrics so far; raises UserError for a line that is no JSON object."""
-        path = self.path / self.file(generation, "metrics.jsonl")
-        if not path.is_file():
+        file = self.place / self.file(generation, "metrics.jsonl")
+        if not file.is_file():
             return []
         rows = []
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        for number, line in enumerate(file.read().splitlines(), 1):
             try:
                 row = json.loads(line)
             except ValueError:
                 row = None
             if not isinstance(row, dict):
                 raise UserError(
-                    f"every line of '{path}' must be a JSON object, but line {number} is not; "
+                    f"every line of '{file}' must be a JSON object, but line {number} is not; "
                     "remove that line"
                 )
             rows.append(row)
@@ -311,20 +318,13 @@ class RunFolder:
         }
 
     def _write_manifest(self) -> None:
-        write_whole(self.path / _MANIFEST, (json.dumps(self._manifest, indent=1) + "\n").encode())
+        self._put(_MANIFEST, (json.dumps(self._manifest, indent=1) + "\n").encode())
 
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write beside the target, flush to disk, then rename over it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
+    def _put(self, name: str, data: bytes) -> None:
+        file = self.place / name
+        with noted(f"writing '{file}'"):
+            self._check_lock()
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _checksum(data: bytes) -> str:

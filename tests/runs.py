@@ -47,8 +47,11 @@ class Sketch:
     spread: float = 1.0  # of losses; at 0 all paths rate alike
 
 
-def make_run(path: Path, sketch: Sketch) -> RunFolder:
-    """A run folder by the sketch; behind the finished generations one stops after its search."""
+def make_run(where: str | Path, sketch: Sketch) -> RunFolder:
+    """A run folder by the sketch at a path or URI.
+
+    Behind the finished generations one stops after its search.
+    """
     tree = {
         "data": sketch.data,
         "space": "tiny.toml",
@@ -57,7 +60,7 @@ def make_run(path: Path, sketch: Sketch) -> RunFolder:
         "limits": dict(sketch.limits),
     }
     with patch("os.fsync"):  # it need not outlive a power cut
-        run = RunFolder.create(path, job_to_toml(job_from_tree(tree)), 0, sketch.space)
+        run = RunFolder.create(where, job_to_toml(job_from_tree(tree)), 0, sketch.space)
         space = parse_space(sketch.space, "tiny.toml")
         for number in range(1, sketch.generations + 1):
             if number <= sketch.finished + 1:

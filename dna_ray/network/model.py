@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dna_ray.errors import UserError
 from dna_ray.network.layers import Pixels, quicken
 from dna_ray.network.standalone import build_network
 from dna_ray.space.spec import NetworkSpec
+from dna_ray.storage import Place
 
 _METADATA_KEY = "dna_ray.model"
 
@@ -93,12 +94,12 @@ def save_model(model: TrainedModel) -> bytes:
     return save(state, {_METADATA_KEY: spec})
 
 
-def load_model(path: Path) -> TrainedModel:
+def load_model(file: Place | Path) -> TrainedModel:
     """Read what `save_model` wrote; raises UserError for any other file."""
-    metadata, state = read_safetensors(path)
+    metadata, state = read_safetensors(file)
     if _METADATA_KEY not in metadata:
         raise UserError(
-            f"a model of ours must say what network it holds, but '{path}' does not; "
+            f"a model of ours must say what network it holds, but '{file}' does not; "
             "give weights of a timm network as NAME:FILE"
         )
     tree = json.loads(metadata[_METADATA_KEY])
@@ -108,17 +109,20 @@ def load_model(path: Path) -> TrainedModel:
     return TrainedModel(TimmSpec(**tree), state)
 
 
-def read_safetensors(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+def read_safetensors(file: Place | Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
     """The metadata and the tensors of a safetensors file; raises UserError."""
-    if not path.is_file():
-        raise UserError(f"a file of weights must exist, but there is none at '{path}'")
+    place = Place.of(file) if isinstance(file, Path) else file
+    if not place.is_file():
+        raise UserError(f"a file of weights must exist, but there is none at '{place}'")
+    data = place.read()
     try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        state = load(data)
     except SafetensorError as error:
         raise UserError(
-            f"weights must be a safetensors file, but '{path}' is not: {error}"
+            f"weights must be a safetensors file, but '{place}' is not: {error}"
         ) from None
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return header.get("__metadata__", {}), state
 
 
 def with_classes(model: TrainedModel, classes: int) -> TrainedModel:

@@ -1,18 +1,20 @@
 """What all Ray Train and Tune runs of a search have in common."""
 
 import json
-import shutil
-import tempfile
+import platform
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from pathlib import Path
+from io import BytesIO
 from typing import Any, TypeVar
 from zipfile import BadZipFile, ZipFile
 
 import torch
 from ray import train
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig
+
+from dna_ray.errors import UserError, causes
+from dna_ray.storage import Place, again
 
 R = TypeVar("R")
 
@@ -21,54 +23,75 @@ R = TypeVar("R")
 _MAX_FAILURES = 3
 
 
-def run_config(name: str, storage: Path) -> RunConfig:
+def run_config(name: str, storage: Place) -> RunConfig:
     """A named run that keeps its newest checkpoint below `storage` and goes on from a whole one."""
     _keep_if_whole(storage / name)
     return RunConfig(
         name=name,
-        storage_path=str(storage.resolve()),
         failure_config=FailureConfig(max_failures=_MAX_FAILURES),
         checkpoint_config=CheckpointConfig(num_to_keep=1),
+        **at(storage),
     )
 
 
-def _keep_if_whole(run: Path) -> None:
+def at(storage: Place) -> dict[str, Any]:
+    """The part of a RunConfig, of Train's or of Tune's, that says where a run's files go."""
+    return {"storage_path": storage.path, "storage_filesystem": storage.filesystem}
+
+
+def _keep_if_whole(run: Place) -> None:
     """Remove what a kill left of a run's checkpoints where Ray Train could not go on from it.
 
-    It writes neither its list of checkpoints nor their files in one piece.
+    It writes its list of checkpoints in pieces, and looks into none of the files that it lists.
     """
     snapshot = run / "checkpoint_manager_snapshot.json"
-    if not snapshot.exists():
+    if not snapshot.is_file():
         return
     try:
-        newest = json.loads(snapshot.read_text())["latest_checkpoint_result"]["checkpoint_dir_name"]
-        files = list((run / newest).iterdir())
-        whole = all(ZipFile(file).testzip() is None for file in files) and bool(files)
-    except (OSError, ValueError, LookupError, TypeError, BadZipFile):
+        newest = json.loads(snapshot.read())["latest_checkpoint_result"]["checkpoint_dir_name"]
+        files = [run / newest / info.base_name for info in (run / newest).inside()]
+        whole = bool(files) and all(_is_whole(file) for file in files)
+    except (ValueError, LookupError, TypeError):
         whole = False
     if not whole:
-        shutil.rmtree(run)
+        run.remove()
 
 
-def scaling(workers: int) -> ScalingConfig:
-    """One processor for each worker."""
-    return ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1})
+def _is_whole(file: Place) -> bool:
+    """Whether what `torch.save` wrote is all there: it is an archive with checksums."""
+    try:
+        with ZipFile(BytesIO(file.read())) as archive:
+            return archive.testzip() is None
+    except BadZipFile:
+        return False
 
 
-def save(rank: int, files: Mapping[str, Any], storage: Path) -> None:
+def save(files: Mapping[str, Any], storage: Place) -> None:
     """End an epoch together: `files`, by name, become part of the run's newest checkpoint.
 
-    A rank without files takes part all the same. On their way the files lie below `storage`, if
-    this node has it: what a kill leaves there goes with the run's other working files.
+    A rank without files takes part all the same. Every file is written as a record of the run
+    folder is: whole, and again where the store refuses it for the moment.
     """
     if not files:
         train.report({})
         return
-    place = storage if storage.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix=f"rank-{rank}-", dir=place) as folder:
-        for name, state in files.items():
-            torch.save(state, Path(folder) / name)
-        train.report({}, checkpoint=train.Checkpoint.from_directory(folder))
+
+    def put(_: train.Checkpoint, name: str) -> train.Checkpoint:
+        if not storage.is_folder():
+            raise UserError(
+                f"every node must reach the run folder, but '{storage}' is not there on "
+                f"{platform.node()}; give an --out that all share, such as s3://BUCKET/FOLDER"
+            )
+        folder = storage / train.get_context().get_experiment_name() / name
+        for file, state in files.items():
+            data = BytesIO()
+            torch.save(state, data)
+            (folder / file).write(data.getvalue())
+        return train.Checkpoint(folder.path, folder.filesystem)
+
+    # Ray hands `put` the checkpoint that it is to upload; what it uploads it has from here.
+    given = train.Checkpoint(storage.path, storage.filesystem)
+    train.report({}, checkpoint=given, checkpoint_upload_fn=put)
 
 
 def interruptible(fit: Callable[[], R]) -> R:
@@ -87,3 +110,22 @@ def interruptible(fit: Callable[[], R]) -> R:
 
     threading.Thread(target=run, name="fit", daemon=True).start()
     return outcome.result()
+
+
+def persistent(fit: Callable[[], R], storage: Place) -> R:
+    """Call `fit`, which makes a run and trains it, again where a store elsewhere has failed it.
+
+    What ranks write is tried again where it is written. But where the store refuses Ray's own list
+    of checkpoints, the run ends at once; another one goes on from the last that is listed.
+    """
+
+    def run() -> R:
+        try:
+            return fit()
+        except Exception as error:
+            for cause in causes(error):
+                if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+                    raise OSError(str(cause)) from error
+            raise
+
+    return again(storage, run)

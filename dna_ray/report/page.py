@@ -11,28 +11,28 @@ from dna_ray.report.axes import Scale, picture
 from dna_ray.report.charts import legend
 from dna_ray.report.html import Content, Markup, count, details, duration, table, tag
 from dna_ray.report.records import Generation, Run, read_run
-from dna_ray.rundir import write_whole
 from dna_ray.space import Space, cost_name
+from dna_ray.storage import Place, reason
 
 STAGES = ("adapt", "features", "distill", "rate", "search", "tune", "retrain")
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: str | Path) -> Place:
     """Make `report.html` of the run folder `run`, whole or not at all, and say where it is.
 
-    Raises UserError where it is no run folder, holds no finished generation, has a damaged record
-    or cannot be written to.
+    `run` is a path or a URI. Raises UserError where it is no run folder, holds no finished
+    generation, has a damaged record or cannot be written to.
     """
     page = report_page(read_run(run))
-    path = run / "report.html"
+    file = Place.of(run) / "report.html"
     try:
-        write_whole(path, page.encode())
+        file.write(page.encode())
     except OSError as error:
         raise UserError(
-            f"the run folder must be writable, but '{path}' is not ({error.strerror}); "
+            f"the run folder must be writable, but '{file}' is not ({reason(error)}); "
             "make room, or copy the folder and report on the copy"
         ) from None
-    return path
+    return file
 
 
 def report_page(run: Run) -> str:

@@ -12,8 +12,8 @@ from matplotlib.ticker import FuncFormatter
 
 from dna_ray.errors import UserError
 from dna_ray.report.html import amount
-from dna_ray.rundir import write_whole
 from dna_ray.space import cost_name
+from dna_ray.storage import write_whole
 
 Array = np.ndarray
 

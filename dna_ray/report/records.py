@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -127,20 +127,20 @@ class Run:
         return self.job.resolution or self.space.resolution
 
 
-def read_run(path: Path) -> Run:
-    """Read the records of the run folder `path`, whatever is there.
+def read_run(where: str | Path) -> Run:
+    """Read the records of the run folder at a path or URI, whatever is there.
 
     Raises UserError where it is no run folder or holds no finished generation, and for a record
     that is damaged.
     """
-    folder = RunFolder.open(path)
-    config, own = folder.config, folder.space
-    job = job_from_tree(parse_job(config, f"'{path / 'config.toml'}'"))
-    space = load_space(job.space) if own is None else parse_space(own, f"'{path / 'space.toml'}'")
+    folder = RunFolder.open(where)
+    place, config, own = folder.place, folder.config, folder.space
+    job = job_from_tree(parse_job(config, f"'{place / 'config.toml'}'"))
+    space = load_space(job.space) if own is None else parse_space(own, f"'{place / 'space.toml'}'")
     numbers = range(1, job.generations + 1)
     generations = tuple(g for g in (_generation(folder, n) for n in numbers) if g.begun)
     run = Run(
-        folder=path.resolve().name,
+        folder=(place.local.resolve() if place.local else PurePosixPath(place.path)).name,
         job=job,
         config=config,
         space=space,
@@ -149,7 +149,7 @@ def read_run(path: Path) -> Run:
     )
     if not run.results:
         raise UserError(
-            f"a run to report on must hold a finished generation, but '{path}' holds none yet; "
+            f"a run to report on must hold a finished generation, but '{place}' holds none yet; "
             "wait for the first one, or --resume the run"
         )
     return run
@@ -191,7 +191,7 @@ def _readable(folder: RunFolder, name: str) -> Iterator[None]:
     except (ValueError, LookupError, TypeError, AttributeError) as error:  # Arrow's are ValueErrors
         raise UserError(
             f"a record must have the form of this version of dna-ray, but "
-            f"'{folder.path / name}' has not ({type(error).__name__}: {error}); use the version "
+            f"'{folder.place / name}' has not ({type(error).__name__}: {error}); use the version "
             "that made the run"
         ) from None
 

@@ -31,8 +31,10 @@ from dna_ray.report.html import amount, column, count, duration, tag
 from dna_ray.rundir import RunFolder
 from dna_ray.search import read_ratings, to_arrow
 from dna_ray.space import Architecture, network_costs, network_spec, parse_space
+from dna_ray.storage import Place
 from tests.processes import modules_after, small_files_only
 from tests.runs import SPACE, Sketch, make_run, ratings_at_random
+from tests.s3 import Store
 
 PROGRAM = str(Path(sys.executable).with_name("dna-ray"))
 NASTY = "/data/<b>&\"x' \u202e]]>\x1b--><script>alert(1)</script"
@@ -57,7 +59,9 @@ def sketch(request: pytest.FixtureRequest) -> Sketch:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("made") / "run", Sketch()).path
+    path = tmp_path_factory.mktemp("made") / "run"
+    make_run(path, Sketch())
+    return path
 
 
 @pytest.fixture
@@ -67,9 +71,15 @@ def run(made: Path, tmp_path: Path) -> RunFolder:
     return RunFolder.open(tmp_path / "run")
 
 
+def path_of(run: RunFolder) -> Path:
+    path = run.place.local
+    assert path is not None
+    return path
+
+
 def page_of(run: RunFolder) -> ET.Element:
     """The parsed page; XML's parser takes nothing that is not well formed."""
-    return ET.fromstring(write_report(run.path).read_text(encoding="utf-8"))
+    return ET.fromstring(write_report(path_of(run)).read())
 
 
 def text_of(element: ET.Element) -> str:
@@ -131,14 +141,14 @@ def test_any_text_comes_back_from_a_parser_as_it_was(content: str, attribute: st
 
 
 def test_the_same_records_make_the_same_page_and_stay_as_they_are(run: RunFolder) -> None:
-    before = {f: f.read_bytes() for f in run.path.rglob("*") if f.is_file()}
-    path = write_report(run.path)
-    assert path == run.path / "report.html"
-    first = path.read_bytes()
-    assert write_report(run.path).read_bytes() == first
-    assert report_page(read_run(run.path)).encode() == first
-    path.unlink()
-    assert {f: f.read_bytes() for f in run.path.rglob("*") if f.is_file()} == before
+    before = {f: f.read_bytes() for f in path_of(run).rglob("*") if f.is_file()}
+    page = write_report(path_of(run))
+    assert page.local == path_of(run) / "report.html"
+    first = page.read()
+    assert write_report(path_of(run)).read() == first
+    assert report_page(read_run(path_of(run))).encode() == first
+    page.remove()
+    assert {f: f.read_bytes() for f in path_of(run).rglob("*") if f.is_file()} == before
 
 
 def test_marks_of_charts_lie_within_them(tmp_path: Path, sketch: Sketch) -> None:
@@ -184,7 +194,7 @@ def test_the_front_is_listed_as_it_was_recorded(run: RunFolder) -> None:
     details = [d for d in page.iter("details") if d.get("class") == "generation"]
     assert len(details) == 2
     for number, generation in enumerate(details, 1):
-        front = pq.read_table(run.path / f"generation-{number}/front.parquet").to_pydict()
+        front = pq.read_table(path_of(run) / f"generation-{number}/front.parquet").to_pydict()
         rows = table_below(generation, "points of the front")
         chosen = run.read_json(f"generation-{number}/architecture.json")["text"]
         assert [row[0].removesuffix(" (chosen)") for row in rows] == front["architecture"]
@@ -199,7 +209,7 @@ def test_a_front_too_long_for_a_page_is_thinned_and_says_so(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dna_ray.report.sections._ROWS", 3)
-    size = pq.read_metadata(run.path / "generation-1/front.parquet").num_rows
+    size = pq.read_metadata(path_of(run) / "generation-1/front.parquet").num_rows
     assert size > 3
     assert len(table_below(page_of(run), f"3 of the {size} points of the front")) == 3
 
@@ -209,7 +219,7 @@ def test_other_limits_buy_what_a_search_with_them_finds(tmp_path: Path, name: st
     """Every offer is on the front, within the limits that are held, and beats what is cheaper."""
     run = make_run(tmp_path / "run", SKETCHES[name])
     tree = run.read_json("generation-1/architecture.json")
-    front = pq.read_table(run.path / "generation-1/front.parquet").to_pylist()
+    front = pq.read_table(path_of(run) / "generation-1/front.parquet").to_pylist()
     section = next(d for d in page_of(run).iter("details") if d.get("class") == "generation")
     offers = [t for t in tables(section) if t[0][:2] == ["", "loss"]]
     assert len(offers) == len(tree["limits"])
@@ -242,7 +252,7 @@ def test_blocks_add_up_to_the_network(tmp_path: Path, sketch: Sketch) -> None:
 def test_curves_trials_and_seconds_are_listed(run: RunFolder) -> None:
     page = page_of(run)
     generation = next(d for d in page.iter("details") if d.get("class") == "generation")
-    lines = (run.path / "generation-1/metrics.jsonl").read_text().splitlines()
+    lines = (path_of(run) / "generation-1/metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     listed = table_below(generation, "Losses by epoch")
     cells = {(r["block"], r["cell"]) for r in rows if r["stage"] == "distill"}
@@ -404,7 +414,7 @@ def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(tmp_path: Path) -> 
 
 
 def test_paths_and_cells_that_diverged_are_dashes(run: RunFolder) -> None:
-    ratings = read_ratings(run.path / "generation-1/ratings.parquet")
+    ratings = read_ratings(path_of(run) / "generation-1/ratings.parquet")
     first, *others = ratings.blocks
     loss = np.concatenate(([math.inf, math.nan], first.loss[2:]))
     diverged = replace(ratings, blocks=(replace(first, loss=loss), *others))
@@ -467,12 +477,12 @@ RECORDS = [
 @pytest.mark.parametrize("name", RECORDS)
 @pytest.mark.parametrize("damage", [b"", b"{", None])
 def test_a_damaged_record_is_named(run: RunFolder, name: str, damage: bytes | None) -> None:
-    (run.path / name).unlink()
+    (path_of(run) / name).unlink()
     if damage is not None:
-        (run.path / name).write_bytes(damage)
+        (path_of(run) / name).write_bytes(damage)
     remedy = "bring the former back" if name in ("config.toml", "space.toml") else "--resume"
     with pytest.raises(UserError, match=f"{name}.*{remedy}"):
-        write_report(run.path)
+        write_report(path_of(run))
 
 
 @pytest.mark.parametrize("name", RECORDS[2:])
@@ -481,41 +491,43 @@ def test_a_record_of_another_form_is_named(run: RunFolder, name: str, content: b
     """Whole by its checksum, and yet nothing that this version can read."""
     run.write(name, content)
     with pytest.raises(UserError, match=name.partition("/")[2]):
-        write_report(run.path)
+        write_report(path_of(run))
 
 
 @pytest.mark.parametrize(
     "line", ["", "{", "5", "null", '{"stage": "train", ', '{"stage": "distill"}', '{"loss": 1}']
 )
 def test_a_damaged_line_of_the_metrics_is_named(run: RunFolder, line: str) -> None:
-    file = run.path / "generation-1/metrics.jsonl"
+    file = path_of(run) / "generation-1/metrics.jsonl"
     file.write_text(f"{line}\n{file.read_text()}")
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
-        write_report(run.path)
+        write_report(path_of(run))
 
 
 # Writing
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(run: RunFolder) -> None:
-    (run.path / "report.html").write_text("old")
-    before = sorted(run.path.rglob("*"))
+    (path_of(run) / "report.html").write_text("old")
+    before = sorted(path_of(run).rglob("*"))
     with small_files_only(5000), pytest.raises(UserError, match=r"must be writable.*report\.html"):
-        write_report(run.path)
-    assert (run.path / "report.html").read_text() == "old"
-    assert sorted(run.path.rglob("*")) == before
+        write_report(path_of(run))
+    assert (path_of(run) / "report.html").read_text() == "old"
+    assert sorted(path_of(run).rglob("*")) == before
 
 
 def test_a_report_killed_while_it_is_written_leaves_the_old_one(run: RunFolder) -> None:
-    (run.path / "report.html").write_text("old")
+    (path_of(run) / "report.html").write_text("old")
     script = (
         "import os, pathlib, signal, sys; from dna_ray.report import write_report\n"
         "os.fsync = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_report(pathlib.Path(sys.argv[1]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(run.path)], check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path_of(run))], check=False, timeout=60
+    )
     assert done.returncode == -signal.SIGKILL
-    assert (run.path / "report.html").read_text() == "old"
+    assert (path_of(run) / "report.html").read_text() == "old"
     assert page_of(run).tag == "html"
 
 
@@ -523,13 +535,13 @@ def test_the_records_alone_are_enough(run: RunFolder, tmp_path: Path) -> None:
     """A copy without weights, elsewhere, under a name that is no ASCII, makes the same page."""
     names = [*RECORDS, "manifest.json"]
     names += [f"generation-{n}/{name}" for n in (1, 2) for name in ("metrics.jsonl", "tune.json")]
-    names += [str(f.relative_to(run.path)) for f in run.path.rglob("*.parquet")]
-    names += [str(f.relative_to(run.path)) for f in run.path.rglob("*.json")]
+    names += [str(f.relative_to(path_of(run))) for f in path_of(run).rglob("*.parquet")]
+    names += [str(f.relative_to(path_of(run))) for f in path_of(run).rglob("*.json")]
     copy = tmp_path / "größe & <copy>" / "run"
     for name in names:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_bytes((run.path / name).read_bytes())
-    assert report_page(read_run(copy)) == report_page(read_run(run.path))
+        (copy / name).write_bytes((path_of(run) / name).read_bytes())
+    assert report_page(read_run(copy)) == report_page(read_run(path_of(run)))
 
 
 def test_the_largest_built_in_space_is_shown_in_a_moment(tmp_path: Path) -> None:
@@ -537,8 +549,8 @@ def test_the_largest_built_in_space_is_shown_in_a_moment(tmp_path: Path) -> None
     run = make_run(tmp_path / "run", Sketch(space=text, generations=1, finished=1, classes=1000))
     page = page_of(run)
     assert "195,898,498,887,057,408" in text_of(page)
-    assert (run.path / "report.html").stat().st_size < 1_000_000
-    ratings = read_ratings(run.path / "generation-1/ratings.parquet")
+    assert (path_of(run) / "report.html").stat().st_size < 1_000_000
+    ratings = read_ratings(path_of(run) / "generation-1/ratings.parquet")
     assert len(ratings.blocks) == 6
 
 
@@ -552,17 +564,37 @@ def dna_ray(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_says_where_the_page_is(run: RunFolder) -> None:
-    done = dna_ray("report", str(run.path), "--json")
+    done = dna_ray("report", str(path_of(run)), "--json")
     assert (done.returncode, done.stderr) == (0, "")
     tree: Any = json.loads(done.stdout)
-    assert tree == {"run": str(run.path), "report": str(run.path / "report.html")}
-    assert Path(tree["report"]).read_text() == report_page(read_run(run.path))
-    done = dna_ray("report", str(run.path))
+    assert tree == {"run": str(path_of(run)), "report": str(path_of(run) / "report.html")}
+    assert Path(tree["report"]).read_text() == report_page(read_run(path_of(run)))
+    done = dna_ray("report", str(path_of(run)))
     assert (done.returncode, done.stderr) == (0, "")
-    assert str(run.path / "report.html") in done.stdout
+    assert str(path_of(run) / "report.html") in done.stdout
+
+
+def test_the_command_makes_the_same_page_of_a_run_on_a_store(made: Path, s3: str) -> None:
+    run = Place.of(s3) / "run"
+    for file in filter(Path.is_file, made.rglob("*")):
+        (run / str(file.relative_to(made))).write(file.read_bytes())
+    done = dna_ray("report", str(run), "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    page = run / "report.html"
+    assert json.loads(done.stdout) == {"run": str(run), "report": str(page)}
+    assert page.read().decode() == report_page(read_run(made))
+
+
+def test_a_store_that_refuses_the_user_is_one_line(made: Path, s3: str, store: Store) -> None:
+    with store.refusing():
+        done = dna_ray("report", s3)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: a run folder must be reachable, but '{s3}' is not: ")
+    assert line.endswith("its credentials")
 
 
 def test_the_command_imports_neither_torch_nor_ray(run: RunFolder) -> None:
-    done = modules_after("report", str(run.path))
+    done = modules_after("report", str(path_of(run)))
     assert done.returncode == 0, done.stderr
     assert not set(done.stderr.split()) & {"torch", "ray", "torchvision", "timm"}

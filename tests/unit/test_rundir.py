@@ -5,47 +5,69 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow.fs import FileType
 
 from dna_ray import __version__
 from dna_ray.errors import UserError
 from dna_ray.rundir import RunFolder
+from dna_ray.storage import Place
 from tests.processes import small_files_only
+from tests.s3 import Store
 
 CONFIG = 'seed = 3\nspace = "demo"\n'
 
 
+@pytest.fixture(params=["disk", "S3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A folder of the test's own, on this machine or on a store."""
+    return Place.of(tmp_path if request.param == "disk" else request.getfixturevalue("s3"))
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
+def run(folder: Place) -> RunFolder:
+    return RunFolder.create(str(folder / "run"), CONFIG, 3)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run", CONFIG, 3)
 
 
+def again(run: RunFolder) -> RunFolder:
+    """The folder as another process finds it."""
+    return RunFolder.open(str(run.place))
+
+
 def manifest(run: RunFolder) -> Any:
-    return json.loads((run.path / "manifest.json").read_text())
+    return json.loads((run.place / "manifest.json").read())
 
 
 def files(run: RunFolder) -> set[str]:
     """All files of the folder, hidden ones too."""
-    return {str(f.relative_to(run.path)) for f in run.path.rglob("*") if f.is_file()}
+    inside = run.place.inside(recursive=True)
+    paths = [info.path for info in inside if info.type == FileType.File]
+    return {path.removeprefix(f"{run.place.path}/") for path in paths}
 
 
 # create
 
 
-@pytest.mark.parametrize("place", ["new", "deep/er/new", "there"])
-def test_a_new_or_empty_place_becomes_a_run_folder(tmp_path: Path, place: str) -> None:
-    (tmp_path / "there").mkdir()
-    run = RunFolder.create(tmp_path / place, CONFIG, 3)
+@pytest.mark.parametrize("name", ["new", "deep/er/new", "there"])
+def test_a_new_or_empty_place_becomes_a_run_folder(folder: Place, name: str) -> None:
+    (folder / "there").make_folder()
+    run = RunFolder.create(str(folder / name), CONFIG, 3)
     assert run.config == CONFIG
     assert files(run) == {"config.toml", "manifest.json"}
-    assert RunFolder.open(tmp_path / place).config == CONFIG
+    assert RunFolder.open(str(folder / name)).config == CONFIG
 
 
-def test_a_space_of_ones_own_is_kept_beside_the_configuration(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", CONFIG, 3, space='name = "größe"')
+def test_a_space_of_ones_own_is_kept_beside_the_configuration(folder: Place) -> None:
+    run = RunFolder.create(str(folder / "run"), CONFIG, 3, space='name = "größe"')
     assert run.has("space.toml")
     assert run.read("space.toml").decode() == 'name = "größe"'
 
@@ -59,15 +81,15 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path: Path) 
 
 def test_a_run_is_not_made_over_another(run: RunFolder) -> None:
     with pytest.raises(UserError, match="--resume"):
-        RunFolder.create(run.path, "seed = 4", 4)
-    assert RunFolder.open(run.path).config == CONFIG
+        RunFolder.create(str(run.place), "seed = 4", 4)
+    assert again(run).config == CONFIG
 
 
-def test_a_file_in_the_place_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
+def test_a_file_in_the_place_is_refused_and_left_alone(folder: Place) -> None:
+    (folder / "file").write(b"mine")
     with pytest.raises(UserError, match="new or empty"):
-        RunFolder.create(tmp_path / "file", CONFIG, 3)
-    assert (tmp_path / "file").read_text() == "mine"
+        RunFolder.create(str(folder / "file"), CONFIG, 3)
+    assert (folder / "file").read() == b"mine"
 
 
 @pytest.mark.parametrize("place", ["file/run", "file/deep/run", "dangling", "name" * 100])
@@ -83,6 +105,15 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, place: str) -
 def test_a_full_disk_is_told_when_the_folder_is_made(tmp_path: Path) -> None:
     with small_files_only(4), pytest.raises(UserError, match="must be writable"):
         RunFolder.create(tmp_path / "run", CONFIG, 3)
+
+
+def test_a_store_that_refuses_the_user_is_told_at_once(s3: str, store: Store) -> None:
+    with (
+        store.refusing(),
+        pytest.raises(UserError, match=r"must be writable.*ACCESS_DENIED.*--out"),
+    ):
+        RunFolder.create(s3, CONFIG, 3)
+    RunFolder.create(s3, CONFIG, 3)
 
 
 # open
@@ -127,7 +158,7 @@ def test_records_are_read_back_and_outlive_the_process(run: RunFolder) -> None:
     assert name == "generation-2/architecture.json"
     run.write_json(name, tree)
     run.write("empty", b"")
-    for opened in (run, RunFolder.open(run.path)):
+    for opened in (run, again(run)):
         assert opened.read_json(name) == tree
         assert opened.has(name)
         assert opened.has("empty")
@@ -138,7 +169,7 @@ def test_records_are_read_back_and_outlive_the_process(run: RunFolder) -> None:
 def test_a_record_can_be_replaced(run: RunFolder) -> None:
     run.write("record", b"long old content")
     run.write("record", b"new")
-    assert RunFolder.open(run.path).has("record")
+    assert again(run).has("record")
     assert run.read("record") == b"new"
 
 
@@ -151,17 +182,17 @@ def test_a_record_that_was_changed_cut_or_removed_is_not_there(
     run.write("record", b"content")
     run.write("other", b"content")
     assert run.has("record")
-    (run.path / "record").unlink()
+    (run.place / "record").remove()
     if damaged is not None:
-        (run.path / "record").write_bytes(damaged)
-    for opened in (run, RunFolder.open(run.path)):
+        (run.place / "record").write(damaged)
+    for opened in (run, again(run)):
         assert not opened.has("record")
         assert opened.has("other")
 
 
 def test_a_file_that_was_put_there_is_no_record(run: RunFolder) -> None:
-    (run.path / "record").write_bytes(b"content")
-    (run.path / "folder").mkdir()
+    (run.place / "record").write(b"content")
+    (run.place / "folder").make_folder()
     assert not run.has("record")
     assert not run.has("folder")
 
@@ -170,48 +201,90 @@ def test_a_file_that_was_put_there_is_no_record(run: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("old", [None, b"old content"])
-def test_a_write_that_fails_leaves_the_old_record_whole(run: RunFolder, old: bytes | None) -> None:
+def test_a_write_that_fails_leaves_the_old_record_whole(
+    local: RunFolder, old: bytes | None
+) -> None:
     if old is not None:
-        run.write("record", old)
-    before = files(run)
+        local.write("record", old)
+    before = files(local)
     with small_files_only(2000), pytest.raises(OSError, match="File too large"):
-        run.write("record", b"x" * 5000)
-    assert files(run) == before
-    for opened in (run, RunFolder.open(run.path)):
+        local.write("record", b"x" * 5000)
+    assert files(local) == before
+    for opened in (local, again(local)):
         assert opened.has("record") == (old is not None)
         assert old is None or opened.read("record") == old
 
 
-def test_a_manifest_that_cannot_be_written_leaves_the_old_one(run: RunFolder) -> None:
-    run.write("record", b"old")
-    before = manifest(run)
+def test_a_manifest_that_cannot_be_written_leaves_the_old_one(local: RunFolder) -> None:
+    local.write("record", b"old")
+    before = manifest(local)
     with small_files_only(10), pytest.raises(OSError, match="File too large"):
-        run.write("record", b"new")
-    assert manifest(run) == before
-    assert files(run) == {"config.toml", "manifest.json", "record"}
-    opened = RunFolder.open(run.path)
+        local.write("record", b"new")
+    assert manifest(local) == before
+    assert files(local) == {"config.toml", "manifest.json", "record"}
+    opened = again(local)
     assert opened.has("config.toml")
     assert opened.read("record") == (b"old" if opened.has("record") else b"new")
 
 
 @pytest.mark.parametrize("moment", ["os.fsync", "pathlib.Path.replace"])
 def test_a_process_killed_while_it_writes_leaves_the_old_record_whole(
-    run: RunFolder, moment: str
+    local: RunFolder, moment: str
 ) -> None:
-    run.write("record", b"old content")
+    local.write("record", b"old content")
     script = (
         "import os, pathlib, signal, sys; from dna_ray.rundir import RunFolder\n"
         "run = RunFolder.open(pathlib.Path(sys.argv[1]))\n"
         f"{moment} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "run.write('record', b'new' * 1000)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(run.path)], check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, str(local.place)], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
-    opened = RunFolder.open(run.path)
+    opened = again(local)
     assert opened.has("record")
     assert opened.read("record") == b"old content"
     opened.write("record", b"newer")
-    assert RunFolder.open(run.path).has("record")
+    assert again(local).has("record")
+
+
+# A store that is lost in mid-run
+
+
+@pytest.mark.parametrize("answered", range(7))
+def test_credentials_lost_while_a_record_is_written_leave_a_whole_one(
+    s3: str, store: Store, monkeypatch: pytest.MonkeyPatch, answered: int
+) -> None:
+    """A file takes three requests, and a record is two files; the run goes on from any of them."""
+    monkeypatch.setattr("dna_ray.storage._PAUSES", ())
+    run = RunFolder.create(s3, CONFIG, 3)
+    run.write("record", b"old")
+    outcome = pytest.raises(OSError, match="INVALID_ACCESS_KEY_ID") if answered < 6 else None
+    with store.refusing(answered), outcome or nullcontext() as caught:
+        run.write("record", b"new")
+    if caught:
+        lost = "record" if answered < 3 else "manifest.json"
+        assert caught.value.__notes__ == [f"writing '{run.place / lost}'"]
+    assert run.read("record") == (b"old" if answered < 3 else b"new")
+    assert again(run).has("record") == (not 3 <= answered < 6)
+    again(run).write("record", b"new")
+    assert again(run).has("record")
+
+
+def test_credentials_that_come_back_cost_nothing_but_time(
+    s3: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, waited = RunFolder.create(s3, CONFIG, 3), []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            store.refuse(float("inf"))
+
+    monkeypatch.setattr("time.sleep", wait)
+    with store.refusing():
+        run.write("record", b"content")
+    assert waited == [1, 3, 9]
+    assert again(run).read("record") == b"content"
 
 
 # Manifest, seconds and metrics
@@ -235,9 +308,8 @@ def test_seconds_add_up_over_attempts(run: RunFolder) -> None:
     assert run.seconds("rate") == 0
     run.end("rate", 1.5, done=False)
     run.end("search", 0.25)
-    again = RunFolder.open(run.path)
-    again.end("rate", 2.0)
-    opened = RunFolder.open(run.path)
+    again(run).end("rate", 2.0)
+    opened = again(run)
     assert (opened.seconds("rate"), opened.seconds("search")) == (3.5, 0.25)
     assert manifest(run)["seconds"] == {"rate": 3.5, "search": 0.25}
     assert opened.has("config.toml")
@@ -251,7 +323,7 @@ def test_a_stage_is_begun_until_it_is_done(run: RunFolder) -> None:
     run.end("rate", 1.5, done=False)
     assert manifest(run)["stages"] == {"rate": "begun", "search": "done"}
     run.begin("search")  # its record was damaged
-    assert manifest(RunFolder.open(run.path))["stages"]["search"] == "begun"
+    assert manifest(again(run))["stages"]["search"] == "begun"
 
 
 def test_a_run_is_begun_with_the_first_stage_that_would_be_lost(run: RunFolder) -> None:
@@ -260,12 +332,12 @@ def test_a_run_is_begun_with_the_first_stage_that_would_be_lost(run: RunFolder) 
     run.begin("generation-1/adapt")
     assert run.begun
     run.remove()
-    assert not run.path.exists()
+    assert run.place.info().type == FileType.NotFound
 
 
 def metrics(run: RunFolder, generation: int) -> list[Any]:
-    text = (run.path / f"generation-{generation}" / "metrics.jsonl").read_text(encoding="utf-8")
-    return list(map(json.loads, text.splitlines()))
+    data = (run.place / f"generation-{generation}/metrics.jsonl").read()
+    return list(map(json.loads, data.splitlines()))
 
 
 def test_metrics_of_a_stage_replace_those_it_left_before(run: RunFolder) -> None:
@@ -277,32 +349,45 @@ def test_metrics_of_a_stage_replace_those_it_left_before(run: RunFolder) -> None
     run.measure(1, distill[:1])
     run.measure(1, found)
     run.measure(2, distill)
-    RunFolder.open(run.path).measure(1, distill)
+    again(run).measure(1, distill)
     run.measure(1, [])
     assert metrics(run, 1) == [*teacher, *found, *distill]
     assert metrics(run, 2) == distill
 
 
+def test_the_log_grows(run: RunFolder) -> None:
+    run.log("first\n")
+    again(run).log("größer\nthan before")
+    lines = (run.place / "log.txt").read().decode().splitlines()
+    assert [line.partition(" ")[2] or line for line in lines] == ["first", "größer", "before"]
+
+
+def test_the_folder_of_a_session_is_remembered(run: RunFolder, tmp_path: Path) -> None:
+    assert run.session is None
+    run.remember_session(tmp_path)
+    assert again(run).session == tmp_path
+    run.working.remove()
+    assert run.session is None
+
+
 def test_one_process_at_a_time_works_on_a_folder(run: RunFolder) -> None:
-    script = (
-        "import sys; from pathlib import Path; from dna_ray.rundir import RunFolder\n"
-        "with RunFolder.open(Path(sys.argv[1])).locked(): print('in', flush=True); input()"
-    )
-    command = [sys.executable, "-c", script, str(run.path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "in\n"
-        with pytest.raises(UserError, match="another is at work on"), run.locked():
-            pytest.fail("two are at work")
-        other.kill()
-    with run.locked():  # a killed process holds nothing
-        pass
-    with pytest.raises(ValueError, match="from the body"), run.locked():
-        raise ValueError("from the body")
     with run.locked():
+        with pytest.raises(UserError, match="another is at work on"), again(run).locked():
+            pytest.fail("two are at work")
+        run.write("record", b"content")
+    with again(run).locked():
         pass
+    assert files(run) == {"config.toml", "manifest.json", "record"}
+
+
+def test_a_store_that_may_only_be_read_is_no_place_to_work(
+    s3: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dna_ray.storage._PAUSES", ())
+    run = RunFolder.create(s3, CONFIG, 3)
+    said = r"must be writable, but 's3://.*' is not \(.*INVALID_ACCESS_KEY_ID"
+    with store.refusing(), pytest.raises(UserError, match=said), run.locked():
+        pytest.fail("it was locked")
 
 
 def test_metrics_are_read_back(run: RunFolder) -> None:
@@ -317,10 +402,10 @@ def test_a_record_is_whole_absent_or_damaged(run: RunFolder) -> None:
     assert run.whole("record") is None
     run.write("record", b"content")
     assert run.whole("record") == b"content"
-    (run.path / "record").write_bytes(b"contents")
-    with pytest.raises(UserError, match=r"record' is missing or damaged.*--resume"):
+    (run.place / "record").write(b"contents")
+    with pytest.raises(UserError, match=r"run/record.*is missing or damaged.*--resume"):
         run.whole("record")
-    (run.path / "record").unlink()
+    (run.place / "record").remove()
     with pytest.raises(UserError, match="missing"):
         run.whole("record")
 
