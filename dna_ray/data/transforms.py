@@ -1,13 +1,15 @@
-"""From a picture file to the pixels that networks read. Pictures are uint8 arrays (H, W, 3)."""
+"""From encoded bytes to the pixels that networks read. Pictures are uint8 arrays (H, W, 3)."""
 
 import struct
+from io import BytesIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms import v2
 
 from dna_ray.config import Features
+from dna_ray.data.found import Encoded
 
 Array = np.ndarray
 
@@ -17,21 +19,26 @@ def stored_side(resolution: int) -> int:
     return -(-resolution * 4 // 3)
 
 
-def decode(path: str, side: int) -> Array:
-    """Read a file, turn it upright, and take its middle square at `side` pixels, in RGB."""
-    with Image.open(path) as image:
+def decode(data: bytes, side: int) -> Array:
+    """Read a picture, turn it upright, and take its middle square at `side` pixels, in RGB."""
+    with Image.open(BytesIO(data)) as image:
         image.draft("RGB", (side, side))  # JPEG alone: decodes at a fraction of the size
         picture = _rgb(ImageOps.exif_transpose(image))
     return np.asarray(ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC))
 
 
-def decode_or_reason(path: str, side: int) -> tuple[Array, str]:
-    """A decoded picture and "", or of a file that is none a black one and the reason."""
+def decode_or_reason(data: Encoded, side: int) -> tuple[Array, str]:
+    """A decoded picture and "", or for one that cannot be read a black one and the reason."""
     try:
-        return decode(path, side), ""
+        if isinstance(data, OSError):
+            raise data
+        return decode(data, side), ""
+    except UnidentifiedImageError:  # its message is the address of a buffer
+        reason = "no picture of a kind that Pillow knows"
     # What Pillow raises for files that are broken, cut off, too large or no pictures at all.
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        return np.zeros((side, side, 3), np.uint8), f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
+    return np.zeros((side, side, 3), np.uint8), reason
 
 
 def _rgb(image: Image.Image) -> Image.Image:

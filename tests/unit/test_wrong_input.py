@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 import timm
 import torch
 from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import save_file
 
 from dna_ray.config import job_from_tree, job_to_toml
@@ -39,6 +41,18 @@ def classes(folder: Path, **counts: int) -> None:
     for name, count in counts.items():
         for number in range(count):
             noise(folder / name / f"{number}.png", number)
+
+
+def rows(path: Path, metadata: dict[str, str] | None = None, **columns: object) -> None:
+    """A Parquet file of 24 rows: bytes in column `image` unless other columns are given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(columns if "caption" in columns else {"image": [b"x"] * 24, **columns})
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def parts(folder: Path, train: dict[str, int], val: dict[str, int]) -> None:
+    classes(folder / "train", **train)
+    classes(folder / "val", **val)
 
 
 def run_folder(path: Path) -> None:
@@ -139,6 +153,131 @@ WRONG = [
         words="search --data few",
         said=("split empty", "give more pictures"),
         place=lambda here: [noise(here / "few" / f"{n}.png", n) for n in range(2)],
+    ),
+    *(
+        Wrong(name=name, words=f"search --data {words}", said=said, place=place)
+        for name, words, said, place in (
+            ("Parquet missing", "no.parquet", ("no file 'no.parquet'",), lambda here: None),
+            ("store unknown", "ftq://bucket/set", ("filesystem that pyarrow",), lambda here: None),
+            (
+                "Parquet cut short",
+                "a.parquet",
+                ("must be whole", "a.parquet'", "write it again"),
+                lambda here: (here / "a.parquet").write_bytes(b"PAR1 and no more"),
+            ),
+            (
+                "Parquet without pictures",
+                "a.parquet",
+                ("called image", "a.parquet' has caption (string), label (int64)", "rename"),
+                lambda here: rows(here / "a.parquet", caption=["x"] * 24, label=[1] * 24),
+            ),
+            (
+                "two columns of bytes",
+                "a.parquet",
+                ("only column of bytes", "has caption (binary), mask (binary)"),
+                lambda here: rows(here / "a.parquet", caption=[b"x"] * 24, mask=[b"x"] * 24),
+            ),
+            (
+                "Parquet without rows",
+                "set",
+                ("holds no row",),
+                lambda here: rows(here / "set" / "a.parquet", caption=pa.array([], pa.binary())),
+            ),
+            (
+                "labels of fractions",
+                "a.parquet",
+                ("integers or texts", "column label", "holds double"),
+                lambda here: rows(here / "a.parquet", label=[0.5] * 24),
+            ),
+            (
+                "a row without a label",
+                "a.parquet",
+                ("must have a label", "label is empty in", "a.parquet row 3;", "fill it"),
+                lambda here: rows(here / "a.parquet", label=[1, 2, None] * 8),
+            ),
+            (
+                "label below zero",
+                "a.parquet",
+                ("0 or more", "label is -1 in", "a.parquet row 2;"),
+                lambda here: rows(here / "a.parquet", label=[1, -1] * 12),
+            ),
+            (
+                "label without a name",
+                "a.parquet",
+                ("0 to 1, as 2 have names", "label is 7 in", "row 2;"),
+                lambda here: rows(
+                    here / "a.parquet",
+                    {"huggingface": '{"info": {"features": {"label": {"names": ["a", "b"]}}}}'},
+                    label=[0, 7] * 12,
+                ),
+            ),
+            (
+                "names of classes damaged",
+                "a.parquet",
+                ("huggingface metadata", "a.parquet' does not"),
+                lambda here: rows(here / "a.parquet", {"huggingface": "{"}, label=[0, 1] * 12),
+            ),
+            (
+                "a class of one row",
+                "a.parquet",
+                ("4 pictures or more", "'b' has 1"),
+                lambda here: rows(here / "a.parquet", label=["b", *["a"] * 23]),
+            ),
+            (
+                "Parquet of two kinds",
+                "set",
+                ("the same columns", "b.parquet' differs from", "a.parquet'"),
+                lambda here: (
+                    rows(here / "set" / "a.parquet", label=[0, 1] * 12),
+                    rows(here / "set" / "b.parquet", label=["a", "b"] * 12),
+                ),
+            ),
+            (
+                "pictures beside Parquet",
+                "set",
+                ("holds both Parquet files and pictures", "move some"),
+                lambda here: (rows(here / "set" / "a.parquet"), noise(here / "set" / "x.png", 1)),
+            ),
+            (
+                "pictures beside parts",
+                "set",
+                ("holds both the parts train and val and pictures", "move some"),
+                lambda here: (
+                    parts(here / "set", {"a": 9, "b": 9}, {"a": 1, "b": 1}),
+                    noise(here / "set" / "x.png", 1),
+                ),
+            ),
+            (
+                "parts of two kinds",
+                "set",
+                ("both parts", "must hold Parquet", "set/val' holds none"),
+                lambda here: (
+                    rows(here / "set" / "train" / "a.parquet"),
+                    classes(here / "set" / "val", a=9, b=9),
+                ),
+            ),
+            (
+                "parts of other classes",
+                "set",
+                ("'train' and 'val' must have the same classes", "'val' has no picture of b"),
+                lambda here: parts(here / "set", {"a": 9, "b": 9, "c": 9}, {"a": 1, "c": 1}),
+            ),
+            (
+                "a part without classes",
+                "set",
+                ("both parts", "must have class folders", "set/val' has none"),
+                lambda here: (
+                    classes(here / "set" / "train", a=9, b=9),
+                    noise(here / "set" / "val" / "x.png", 1),
+                ),
+            ),
+            (
+                "a folder above the pictures",
+                "set",
+                ("set' holds none", "give '", "set/train' if that does"),
+                lambda here: classes(here / "set" / "train", a=9, b=9),
+            ),
+        )
     ),
     Wrong(
         name="missing extra",
