@@ -2,14 +2,16 @@
 
 A cell learns on its own: its weights, its sampled paths and the order of its minibatches come from
 streams keyed by (seed, generation, block, cell), so a cell ends up the same wherever it is trained.
+A heavy cell may be trained by several workers, which share the shards of its minibatches.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from dna_ray.config import Distill
@@ -17,6 +19,7 @@ from dna_ray.data.windows import minibatch
 from dna_ray.errors import UserError
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.randomness import generator, key
+from dna_ray.shards import Exchange, alone, mean_gradients, running_statistics
 from dna_ray.space import Op, Space
 from dna_ray.teacher import Cut
 
@@ -61,15 +64,20 @@ class CellTrainer:
         where: tuple[int, int],
         stream: tuple[int, int],
         device: torch.device | str = "cpu",
+        own: Sequence[int] | None = None,
+        exchange: Exchange = alone,
     ) -> None:
         """Set up cell `where` = (block, cell), 0-based; `stream` = (seed, generation).
 
-        `pixels` are the mean and std by which the cell of block 1 scales pictures.
+        `pixels` are the mean and std by which the cell of block 1 scales pictures. `own` are the
+        shards of every minibatch that this worker computes, by default all of them; `exchange`
+        talks to the others.
         """
         block, cell = where
         seed, generation = stream
         self.where = where
         self._recipe, self._device = recipe, device
+        self._own, self._exchange = range(recipe.shards) if own is None else own, exchange
         self._seed, self._names = seed, ("distill", generation, block, cell)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(seed, *self._names, "weights"))
@@ -77,6 +85,10 @@ class CellTrainer:
                 space, block, cell, cut.width_in(block), cut.widths[block], *pixels
             )
         self.net.to(device).to(memory_format=torch.channels_last).train()
+        self._learnt = {
+            module: (list(module.parameters()), running_statistics(module))
+            for module in self.net.choices()
+        }
         # Adam passes over parameters without a gradient, so the weight decay of a step never
         # reaches the ops that its paths did not take.
         self._optimizer = torch.optim.Adam(
@@ -88,7 +100,7 @@ class CellTrainer:
         self._sampler = PathSampler(
             space.blocks[block].ops, layers, recipe.sampling, seed, *self._names
         )
-        self._minibatches = 0
+        self.minibatches = 0
         self.epoch = 0
 
     def train_window(self, index: int, inputs: Array, targets: Array) -> list[float]:
@@ -98,30 +110,44 @@ class CellTrainer:
         ]
 
     def _minibatch_rows(self, window: int, images: int) -> Iterator[Array]:
+        """The rows of each minibatch, (shards, B / shards)."""
         rng = generator(self._seed, *self._names, "order", self.epoch, window)
-        order = rng.permutation(images)
-        size = min(self._recipe.batch, images)
-        for start in range(0, images - size + 1, size):
-            yield order[start : start + size]
+        order, shards = rng.permutation(images), self._recipe.shards
+        size = min(self._recipe.batch, images // shards * shards)
+        for start in range(0, images - size + 1, size) if size else ():
+            yield order[start : start + size].reshape(shards, -1)
 
     def _step(self, inputs: Array, targets: Array, rows: Array) -> float:
         """Eq 6, averaged over the paths of this minibatch."""
-        x, y = minibatch(inputs, rows, self._device), minibatch(targets, rows, self._device)
-        paths = self._recipe.paths_per_minibatch
+        count = self._recipe.paths_per_minibatch
+        paths = [self._sampler.path(self.minibatches * count + turn) for turn in range(count)]
+
+        def backward(shard: int) -> Tensor:
+            x = minibatch(inputs, rows[shard], self._device)
+            y = minibatch(targets, rows[shard], self._device)
+            total = torch.zeros((), device=x.device)
+            for path in paths:
+                loss = F.mse_loss(self.net(x, path), y) / count
+                loss.backward()
+                total += loss.detach()
+            return total
+
         self._optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for turn in range(paths):
-            path = self._sampler.path(self._minibatches * paths + turn)
-            loss = F.mse_loss(self.net(x, path), y) / paths
-            loss.backward()
-            total += float(loss.detach())
+        parts = [self._learnt[module] for module in self.net.taken(paths)]
+        total = mean_gradients(
+            [parameter for parameters, _ in parts for parameter in parameters],
+            [buffer for _, buffers in parts for buffer in buffers],
+            self._own,
+            self._exchange,
+            backward,
+        )
         self._optimizer.step()
-        self._minibatches += 1
+        self.minibatches += 1
         if not math.isfinite(total):
             block, cell = self.where
             raise UserError(
                 f"the loss of a cell must stay finite, but that of block {block + 1}, cell {cell} "
-                f"is {total} at step {self._minibatches} with learning rate "
+                f"is {total} at step {self.minibatches} with learning rate "
                 f"{self._optimizer.param_groups[0]['lr']:.3g}; lower distill.learning_rate"
             )
         return total
@@ -137,7 +163,7 @@ class CellTrainer:
         return {
             "net": self.net.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "minibatches": self._minibatches,
+            "minibatches": self.minibatches,
             "epoch": self.epoch,
         }
 
@@ -145,4 +171,4 @@ class CellTrainer:
         """Go on from what `state` returned."""
         self.net.load_state_dict(state["net"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._minibatches, self.epoch = state["minibatches"], state["epoch"]
+        self.minibatches, self.epoch = state["minibatches"], state["epoch"]

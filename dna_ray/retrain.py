@@ -1,29 +1,26 @@
 """Training of whole networks: the found one, its scaled copy, and the first teacher's adaptation.
 
-Every minibatch is computed in a fixed number of shards with their own batch-norm statistics; the
-gradients and the running statistics of all shards are exchanged and averaged in the order of the
-shards. How many workers share the shards therefore changes nothing, to the last bit.
+Minibatches are drawn within a portion of the pictures at a time, so that a set need not fit into
+memory, and are computed in shards (dna_ray.shards).
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
-from torch.nn.utils import parameters_to_vector
 
 from dna_ray.data.windows import minibatch
 from dna_ray.errors import UserError
 from dna_ray.randomness import generator
+from dna_ray.shards import Exchange, mean_gradients, running_statistics
 
 Array = np.ndarray
-
-# From the vectors of this worker's shards (own, P) to those of all shards in order (shards, P).
-Exchange = Callable[[Tensor], Tensor]
 
 WARMUP = 0.1
 _EVALUATION_BATCH = 64
@@ -41,18 +38,39 @@ class Recipe:
     label_weight: float
 
 
-def minibatches(pictures: int, recipe: Recipe) -> tuple[int, int]:
-    """How large the minibatches of so many pictures are, and how many make a pass.
+def minibatches(portions: Sequence[int], recipe: Recipe) -> tuple[int, int]:
+    """How large minibatches are, and how many make a pass over portions of so many pictures.
 
     Raises UserError where a shard would hold no two pictures.
     """
-    batch = min(recipe.batch, pictures // recipe.shards * recipe.shards)
+    batch = min(recipe.batch, max(portions) // recipe.shards * recipe.shards)
     if batch < 2 * recipe.shards:
         raise UserError(
             f"training needs {2 * recipe.shards} pictures or more for {recipe.shards} shards, "
-            f"but has {pictures}; give more pictures or set retrain.shards=1"
+            f"but has {max(portions)}; give more pictures or set retrain.shards=1"
         )
-    return batch, pictures // batch
+    return batch, sum(pictures // batch for pictures in portions)
+
+
+def portions_of(sizes: Sequence[int], pictures: int) -> list[range]:
+    """Share windows of given sizes out into portions of about `pictures`, which differ little.
+
+    A range of windows for every portion. All windows make one portion where they hold fewer.
+    """
+    number = min(len(sizes), -(-sum(sizes) // pictures))
+    edges = np.linspace(0, len(sizes), number + 1).round().astype(int).tolist()
+    return [range(start, end) for start, end in pairwise(edges)]
+
+
+class Portions(Protocol):
+    """Pictures to train on, of which a portion at a time is at hand."""
+
+    @property
+    def portions(self) -> Sequence[int]:
+        """The pictures of every portion of a pass."""
+
+    def portion(self, turn: int, number: int) -> "PictureSet":
+        """One portion; `turn` is the pass that it is for."""
 
 
 class PictureSet:
@@ -72,6 +90,15 @@ class PictureSet:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def portions(self) -> tuple[int]:
+        """All pictures as one portion."""
+        return (len(self),)
+
+    def portion(self, turn: int, number: int) -> "PictureSet":
+        """All pictures."""
+        return self
+
     def pictures(self, rows: Array) -> Tensor:
         """Some pictures as (B, 3, H, W) in channels-last memory."""
         window = np.searchsorted(self._starts, rows, side="right") - 1
@@ -84,10 +111,10 @@ class PictureSet:
         parts = []
         if self.labels is not None:
             weight = label_weight if self.soft is not None else 1.0
-            parts.append(weight * F.cross_entropy(logits, torch.from_numpy(self.labels[rows])))
+            parts.append(weight * F.cross_entropy(logits, _beside(self.labels[rows], logits)))
         if self.soft is not None:
             weight = 1 - label_weight if self.labels is not None else 1.0
-            parts.append(weight * F.cross_entropy(logits, torch.from_numpy(self.soft[rows])))
+            parts.append(weight * F.cross_entropy(logits, _beside(self.soft[rows], logits)))
         return torch.stack(parts).sum()
 
 
@@ -97,23 +124,21 @@ class Trainer:
     def __init__(
         self,
         module: nn.Module,
-        data: PictureSet,
+        data: Portions,
         recipe: Recipe,
         stream: tuple[str | int, ...],
         own: Sequence[int],
         exchange: Exchange,
+        device: torch.device | str = "cpu",
     ) -> None:
         """`stream` = (seed, name, ...) keys the order and the flips of the pictures."""
-        self._module, self._data, self._recipe = module, data, recipe
+        self._module, self._data, self._recipe = module.to(device), data, recipe
         self._seed, self._names = int(stream[0]), stream[1:]
-        self._own, self._exchange = own, exchange
-        self._batch, self._per_pass = minibatches(len(data), recipe)
+        self._own, self._exchange, self._device = own, exchange, device
+        self._batch, self._per_pass = minibatches(data.portions, recipe)
         self._steps = recipe.passes * self._per_pass
         self._parameters = list(module.parameters())
-        # What is not in the state, the scaling of pixels, is no statistic.
-        state = module.state_dict()
-        self._buffers = [b for name, b in module.named_buffers() if name in state]
-        self._statistics = [b for b in self._buffers if b.is_floating_point()]
+        self._buffers = running_statistics(module)
         # Biases and batch-norm weights are not decayed, as is usual.
         decayed = [p for p in self._parameters if p.dim() > 1]
         others = [p for p in self._parameters if p.dim() <= 1]
@@ -129,56 +154,37 @@ class Trainer:
     def train_pass(self, tell: Callable[[float], None] | None = None) -> float:
         """One pass over all pictures; the mean loss. `tell` hears the loss of every minibatch."""
         rng = generator(self._seed, *self._names, "pass", self.passes_done)
-        order = rng.permutation(len(self._data))
-        flips = rng.random(len(self._data)) < 0.5
         self._module.train()
         losses = []
-        for start in range(0, self._per_pass * self._batch, self._batch):
-            losses.append(self._train_step(order[start : start + self._batch], flips))
-            if tell is not None:
-                tell(losses[-1])
+        for number, size in enumerate(self._data.portions):
+            pictures = self._data.portion(self.passes_done, number)
+            order, flips = rng.permutation(size), rng.random(size) < 0.5
+            for start in range(0, size - self._batch + 1, self._batch):
+                rows = order[start : start + self._batch].reshape(self._recipe.shards, -1)
+                losses.append(self._train_step(pictures, rows, flips))
+                if tell is not None:
+                    tell(losses[-1])
         self.passes_done += 1
         return math.fsum(losses) / len(losses)
 
-    def _train_step(self, rows: Array, flips: Array) -> float:
-        shards = rows.reshape(self._recipe.shards, -1)
-        before = [buffer.clone() for buffer in self._buffers]
-        vectors = []
-        for index in self._own:
-            for buffer, value in zip(self._buffers, before, strict=True):
-                buffer.copy_(value)
-            vectors.append(self._shard(shards[index], flips[shards[index]]))
-        mean = self._exchange(torch.stack(vectors)).mean(0)
-        count = sum(p.numel() for p in self._parameters)
-        for parameter, part in zip(
-            self._parameters, mean[:count].split([p.numel() for p in self._parameters]), strict=True
-        ):
-            parameter.grad = part.view_as(parameter)
-        with torch.no_grad():
-            sizes = [buffer.numel() for buffer in self._statistics]
-            for buffer, part in zip(self._statistics, mean[count:-1].split(sizes), strict=True):
-                buffer.copy_(part.view_as(buffer))
+    def _train_step(self, pictures: PictureSet, shards: Array, flips: Array) -> float:
+        def backward(shard: int) -> Tensor:
+            rows = shards[shard]
+            x = pictures.pictures(rows).to(self._device)
+            x = torch.where(
+                torch.from_numpy(flips[rows])[:, None, None, None].to(x.device), x.flip(3), x
+            )
+            logits = self._module(x.contiguous(memory_format=torch.channels_last))
+            loss = pictures.loss(logits, rows, self._recipe.label_weight)
+            loss.backward()
+            return loss
+
+        loss = mean_gradients(self._parameters, self._buffers, self._own, self._exchange, backward)
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.step()
         self.steps_done += 1
-        return float(mean[-1])
-
-    def _shard(self, rows: Array, flips: Array) -> Tensor:
-        """Gradients, running statistics and loss of one shard as one vector (P,)."""
-        x = self._data.pictures(rows)
-        x = torch.where(torch.from_numpy(flips)[:, None, None, None], x.flip(3), x)
-        self._optimizer.zero_grad(set_to_none=True)
-        x = x.contiguous(memory_format=torch.channels_last)
-        loss = self._data.loss(self._module(x), rows, self._recipe.label_weight)
-        loss.backward()
-        gradients = [
-            (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1)
-            for p in self._parameters
-        ]
-        return torch.cat(
-            [*gradients, parameters_to_vector(self._statistics), loss.detach().reshape(1)]
-        )
+        return loss
 
     def _learning_rate(self) -> float:
         warmup = max(1, round(WARMUP * self._steps))
@@ -203,9 +209,8 @@ class Trainer:
         self.steps_done, self.passes_done = state["step"], state["pass"]
 
 
-def alone(vectors: Tensor) -> Tensor:
-    """The exchange of a worker that has all shards to itself."""
-    return vectors
+def _beside(values: Array, other: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(other.device)
 
 
 @torch.inference_mode()

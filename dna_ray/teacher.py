@@ -55,8 +55,9 @@ class Cut:
 class Teacher:
     """A trained model in evaluation mode that also returns its features at a cut."""
 
-    def __init__(self, model: TrainedModel, cut: Cut) -> None:
-        self._module = model.build()
+    def __init__(self, model: TrainedModel, cut: Cut, device: torch.device | str = "cpu") -> None:
+        self._module = model.build().to(device)
+        self.device = device
         self._features: dict[str, Tensor] = {}
         self._cut = cut
         for name in cut.modules:
@@ -84,9 +85,9 @@ def teach(teacher: Teacher, pictures: Array) -> tuple[list[Array], Array]:
     parts = []
     for start in range(0, len(pictures), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(pictures)))
-        features, logits = teacher(minibatch(pictures, rows))
-        last = [np.ascontiguousarray(f.permute(0, 2, 3, 1).numpy()) for f in features]
-        parts.append([*last, logits.numpy()])
+        features, logits = teacher(minibatch(pictures, rows, teacher.device))
+        last = [np.ascontiguousarray(f.permute(0, 2, 3, 1).cpu().numpy()) for f in features]
+        parts.append([*last, logits.cpu().numpy()])
     *boundaries, joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
     return boundaries, joined
 

@@ -29,6 +29,16 @@ class CellNet(nn.Module):
         assert isinstance(choices, nn.ModuleDict)
         return choices[str(op)]
 
+    def choices(self) -> list[nn.Module]:
+        """The stem, and every op of every layer."""
+        layers = [layer for layer in self.layers if isinstance(layer, nn.ModuleDict)]
+        return [self.stem, *(op for layer in layers for op in layer.values())]
+
+    def taken(self, paths: Sequence[Sequence[Op]]) -> list[nn.Module]:
+        """Those of the `choices` that some paths run through, each once."""
+        taken = [self.op(layer, op) for path in paths for layer, op in enumerate(path)]
+        return list(dict.fromkeys([self.stem, *taken]))
+
     def forward(self, x: Tensor, path: Sequence[Op]) -> Tensor:
         """Boundary k-1 (B, C, H, W) through one path to the student's boundary k."""
         x = self.stem(x)

@@ -4,7 +4,9 @@ import copy
 import io
 import math
 from collections import Counter
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -21,8 +23,10 @@ from dna_ray.distill import CellTrainer, PathSampler
 from dna_ray.errors import UserError
 from dna_ray.network import build_cell
 from dna_ray.randomness import generator, key
+from dna_ray.shards import own_shards
 from dna_ray.space import Op, Space
 from dna_ray.teacher import Cut
+from tests.exchanges import Exchanges
 
 Array = np.ndarray
 Window = tuple[Array, Array]
@@ -335,7 +339,11 @@ def naive_trace(
                 )
                 paths = recipe.paths_per_minibatch
                 taken = [sampler.path(len(losses) * paths + turn) for turn in range(paths)]
-                loss = torch.stack([((net(x, path) - y) ** 2).mean() for path in taken]).mean()
+                size = recipe.batch // recipe.shards
+                parts = [slice(first, first + size) for first in range(0, recipe.batch, size)]
+                loss = torch.stack(
+                    [((net(x[p], path) - y[p]) ** 2).mean() for path in taken for p in parts]
+                ).mean()
                 net.zero_grad()
                 loss.backward()
                 for name, parameter in net.named_parameters():
@@ -346,12 +354,15 @@ def naive_trace(
     return losses
 
 
-@pytest.mark.parametrize(("where", "paths"), [((0, 1), 1), ((1, 1), 1), ((1, 1), 2)])
+@pytest.mark.parametrize(
+    ("where", "paths", "shards"), [((0, 1), 1, 1), ((1, 1), 1, 1), ((1, 1), 2, 1), ((0, 1), 2, 2)]
+)
 def test_twenty_steps_are_those_of_a_loop_written_out(
-    tiny: Space, where: tuple[int, int], paths: int
+    tiny: Space, where: tuple[int, int], paths: int, shards: int
 ) -> None:
     recipe = Distill(
         batch=4,
+        shards=shards,
         paths_per_minibatch=paths,
         learning_rate=0.003,
         learning_rate_first=0.001,
@@ -363,3 +374,36 @@ def test_twenty_steps_are_those_of_a_loop_written_out(
     trace = [loss for _ in range(5) for loss in epoch(cell, data)]
     assert len(trace) == 20
     np.testing.assert_allclose(trace, naive_trace(tiny, where, recipe, data, 5), rtol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("where", [(0, 1), (1, 0)])
+def test_any_number_of_workers_trains_a_cell_to_the_same_bits(
+    tiny: Space, where: tuple[int, int], workers: int
+) -> None:
+    recipe = replace(RECIPE, batch=8, shards=4, paths_per_minibatch=2)
+    data, exchanges = windows(where), Exchanges(workers)
+    cell = trainer(tiny, where, recipe)
+    losses = epoch(cell, data)
+
+    members = [
+        CellTrainer(
+            tiny,
+            CUT,
+            PIXELS,
+            recipe,
+            where,
+            STREAM,
+            own=own_shards(4, workers, worker),
+            exchange=partial(exchanges, worker),
+        )
+        for worker in range(workers)
+    ]
+
+    def work(member: CellTrainer) -> list[float]:
+        torch.set_num_threads(1)
+        return epoch(member, data)
+
+    with ThreadPoolExecutor(workers) as pool:
+        assert list(pool.map(work, members)) == [losses] * workers
+    assert all(same(weights(member), weights(cell)) for member in members)

@@ -3,7 +3,6 @@
 import copy
 import io
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,12 +25,14 @@ from dna_ray.retrain import (
     Recipe,
     Trainer,
     agreement_metrics,
-    alone,
     label_metrics,
     logits_of,
+    portions_of,
     soft_labels,
 )
+from dna_ray.shards import alone
 from dna_ray.space import Architecture, Space, network_spec
+from tests.exchanges import Exchanges
 
 Array = np.ndarray
 
@@ -85,21 +86,6 @@ def stored(state: dict[str, Any]) -> Any:
     return torch.load(file, weights_only=True)
 
 
-class Exchanges:
-    """What all workers see of each other's vectors: threads that meet at a barrier."""
-
-    def __init__(self, workers: int) -> None:
-        self._vectors: list[Tensor] = [torch.empty(0)] * workers
-        self._barrier = threading.Barrier(workers, timeout=30)
-
-    def __call__(self, worker: int, vectors: Tensor) -> Tensor:
-        self._vectors[worker] = vectors
-        self._barrier.wait()
-        together = torch.cat(self._vectors)
-        self._barrier.wait()
-        return together
-
-
 def train_together(space: Space, workers: int) -> list[tuple[dict[str, Tensor], list[float]]]:
     """The state and the losses of every worker, each with its neighbouring shards."""
     exchanges, share = Exchanges(workers), RECIPE.shards // workers
@@ -135,6 +121,46 @@ def test_training_changes_the_network_and_goes_by_its_stream(tiny: Space) -> Non
     for first, second in ((0, 1), (0, 2), (1, 2)):
         different = same(modules[first].state_dict(), modules[second].state_dict())
         assert parameters <= set(different)
+
+
+class InParts:
+    """A set of pictures of which a portion at a time is at hand."""
+
+    def __init__(self, parts: Sequence[PictureSet]) -> None:
+        self._parts = parts
+        self.portions = list(map(len, parts))
+        self.asked: list[tuple[int, int]] = []
+
+    def portion(self, turn: int, number: int) -> PictureSet:
+        self.asked.append((turn, number))
+        return self._parts[number]
+
+
+def test_portions_are_read_one_after_another_pass_after_pass(tiny: Space) -> None:
+    parts = InParts([a_set((20,)), a_set((9, 9)), a_set((18, 16, 1))])
+    told: list[float] = []
+    trainer = Trainer(a_network(tiny), parts, RECIPE, STREAM, range(4), alone)
+    losses = [trainer.train_pass(told.append) for _ in range(2)]
+    assert parts.asked == [(turn, number) for turn in range(2) for number in range(3)]
+    assert trainer.steps_done == len(told) == 2 * (1 + 1 + 2)  # of 16 in 20, 18 and 35
+    assert losses == [math.fsum(told[:4]) / 4, math.fsum(told[4:]) / 4]
+
+
+def test_a_portion_of_everything_is_the_whole_set(tiny: Space) -> None:
+    whole, module = a_network(tiny), a_network(tiny)
+    run(Trainer(whole, a_set(), RECIPE, STREAM, range(4), alone), 2)
+    run(Trainer(module, InParts([a_set()]), RECIPE, STREAM, range(4), alone), 2)
+    assert same(whole.state_dict(), module.state_dict()) == []
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(2, 300))
+def test_portions_hold_all_windows_in_order_and_differ_little(sizes: list[int], size: int) -> None:
+    parts = portions_of(sizes, size)
+    assert [i for part in parts for i in part] == list(range(len(sizes)))
+    assert all(parts)
+    assert len(parts) == min(len(sizes), math.ceil(sum(sizes) / size))
+    lengths = list(map(len, parts))
+    assert max(lengths) - min(lengths) <= 1
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 6])
