@@ -17,6 +17,7 @@ import tomli_w
 from dna_ray.errors import UserError, nearest
 
 Sampling = Literal["fair", "uniform"]
+CacheChoice = Literal["auto", "all", "stream"]
 
 
 def _check(section: str, key: str, value: float, low: float, high: float = float("inf")) -> None:
@@ -25,18 +26,33 @@ def _check(section: str, key: str, value: float, low: float, high: float = float
         raise UserError(f"{section}.{key} must be {bound}, but is {value:g}")
 
 
+def _check_shards(section: str, batch: int, shards: int) -> None:
+    _check(section, "shards", shards, 1)
+    if batch % shards or batch // shards < 2:
+        raise UserError(
+            f"{section}.batch must be a multiple of {section}.shards, two pictures or more each, "
+            f"but they are {batch} and {shards}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Features:
     """The windows of augmented pictures, and how many of them have the teacher's features.
 
     `images` augmented pictures teach the cells; all `views` x pictures teach the found networks.
-    `crop` is the smallest share of a picture that a random resized crop keeps; `jitter` the
-    strength of colour jitter; `erasing` the probability of random erasing.
+    With `fresh`, the cells see new views of the pictures in every epoch, not the same again.
+    `cache`: `all` makes every window once and keeps it in Ray's object store; `stream` makes a
+    bounded number ahead of who reads them, anew for every pass; `auto` is `all` where that fits.
+    The windows are the same, and so are the results. `crop` is the smallest share of a picture
+    that a random resized crop keeps; `jitter` the strength of colour jitter; `erasing` how
+    likely random erasing is.
     """
 
     images: int = 384
     views: int = 2
     window: int = 128
+    fresh: bool = False
+    cache: CacheChoice = "auto"
     crop: float = 0.5
     jitter: float = 0.0
     erasing: float = 0.0
@@ -54,11 +70,14 @@ class Features:
 class Distill:
     """Training of the cells (Eq 6). `learning_rate_first` is block 1's.
 
-    `sampling`: `fair` takes every op of every layer once a round; `uniform` is the paper's.
+    `sampling`: `fair` takes every op of every layer once a round; `uniform` is the paper's. A
+    minibatch is computed in `shards` parts of equal size; where there are more workers than cells,
+    up to that number of them train one cell, and the result is the same on any of them.
     """
 
     epochs: int = 8
     batch: int = 16
+    shards: int = 1
     paths_per_minibatch: int = 1
     sampling: Sampling = "fair"
     learning_rate: float = 0.005
@@ -69,6 +88,7 @@ class Distill:
     def __post_init__(self) -> None:
         _check("distill", "epochs", self.epochs, 1)
         _check("distill", "batch", self.batch, 2)
+        _check_shards("distill", self.batch, self.shards)
         _check("distill", "paths_per_minibatch", self.paths_per_minibatch, 1)
         _check("distill", "learning_rate", self.learning_rate, 1e-12)
         _check("distill", "learning_rate_first", self.learning_rate_first, 1e-12)
@@ -134,29 +154,27 @@ class Retrain:
     The loss is `label_weight` x cross entropy with the labels + the rest x cross entropy with the
     first teacher's soft labels; without labels it is the soft labels alone. A minibatch is
     computed in `shards` parts of equal size, on as many workers as there are up to that number:
-    the result is the same on any of them. `scale` is the compound coefficient (0 to 7) by which
-    the found network grows to be the next teacher.
+    the result is the same on any of them. Minibatches are drawn among `shuffle` pictures at a time.
+    `scale` is the compound coefficient (0 to 7) by which the found network grows to be the next
+    teacher.
     """
 
     passes: int = 3
     scaled_passes: int = 2
     batch: int = 64
     shards: int = 2
+    shuffle: int = 8192
     label_weight: float = 0.5
     scale: int = 1
 
     def __post_init__(self) -> None:
         _check("retrain", "passes", self.passes, 1)
         _check("retrain", "scaled_passes", self.scaled_passes, 1)
-        _check("retrain", "shards", self.shards, 1)
+        _check("retrain", "shuffle", self.shuffle, 2)
         _check("retrain", "label_weight", self.label_weight, 0, 1)
         _check("retrain", "scale", self.scale, 0, 7)
         _check("retrain", "batch", self.batch, 2)
-        if self.batch % self.shards or self.batch // self.shards < 2:
-            raise UserError(
-                "retrain.batch must be a multiple of retrain.shards, two pictures or more each, "
-                f"but they are {self.batch} and {self.shards}"
-            )
+        _check_shards("retrain", self.batch, self.shards)
 
 
 @dataclass(frozen=True, kw_only=True)

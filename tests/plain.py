@@ -8,14 +8,14 @@ import torch
 
 from dna_ray.config import Job
 from dna_ray.data import Pictures
-from dna_ray.data.transforms import augmented_view, decode, plain_view, stored_side
+from dna_ray.data.schedule import draw, schedule
 from dna_ray.data.windows import minibatch
 from dna_ray.distill import CellTrainer
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.model import TrainedModel, trained
-from dna_ray.randomness import generator, key
 from dna_ray.rating import RatingSet, rate_cell
-from dna_ray.retrain import PictureSet, Recipe, Trainer, alone, logits_of, soft_labels
+from dna_ray.retrain import PictureSet, Recipe, Trainer, logits_of, soft_labels
+from dna_ray.shards import alone
 from dna_ray.space import Op, Space
 from dna_ray.teacher import Cut, Teacher, teach
 
@@ -32,31 +32,15 @@ class Windows:
 
 
 def make_windows(pictures: Pictures, job: Job, resolution: int) -> Windows:
-    """What dna_ray.remote.features.make_windows makes of a set with pictures enough."""
+    """All windows of a search."""
     drawn: dict[str, list[Array]] = {}
     labels: dict[str, Array] = {}
-    for split, members in pictures.splits.items():
-        order = generator(job.seed, "order", split).permutation(members)
-        chunks = np.array_split(order, range(job.features.window, len(order), job.features.window))
-        stored = [
-            np.stack([decode(pictures.paths[i], stored_side(resolution)) for i in chunk])
-            for chunk in chunks
-        ]
-        views = range(1, 1 + job.features.views) if split == "train" else (0,)
-        drawn[split] = [
-            np.stack([_view(p, int(i), v, job, resolution) for p, i in zip(s, c, strict=True)])
-            for v in views
-            for c, s in zip(chunks, stored, strict=True)
-        ]
+    for split, windows in schedule(pictures, job).rows.items():
+        drawn[split] = [draw(pictures, rows, job, resolution) for rows in windows]
         if pictures.labelled:
-            labels[split] = np.tile(np.array(pictures.labels)[np.concatenate(chunks)], len(views))
+            shown = np.concatenate([rows.pictures for rows in windows])
+            labels[split] = np.asarray(pictures.labels, np.int64)[shown]
     return Windows(drawn, labels)
-
-
-def _view(picture: Array, index: int, view: int, job: Job, resolution: int) -> Array:
-    if view == 0:
-        return plain_view(picture, resolution)
-    return augmented_view(picture, resolution, job.features, key(job.seed, "view", index, view))
 
 
 def train(
@@ -90,10 +74,15 @@ def distill(
     where: tuple[int, int],
     generation: int = 1,
 ) -> CellTrainer:
-    """Train one cell (block, cell) on the boundaries of all windows."""
+    """Train one cell (block, cell) on the boundaries of all windows.
+
+    With fresh views, the windows are those of all epochs.
+    """
     trainer = CellTrainer(space, cut, pixels, job.distill, where, (job.seed, generation))
-    for _ in range(job.distill.epochs):
-        for index, boundaries in enumerate(windows):
+    count = len(windows) // (job.distill.epochs if job.features.fresh else 1)
+    for epoch in range(job.distill.epochs):
+        start = epoch * count if job.features.fresh else 0
+        for index, boundaries in enumerate(windows[start : start + count]):
             trainer.train_window(index, boundaries[where[0]], boundaries[where[0] + 1])
         trainer.end_epoch()
     return trainer

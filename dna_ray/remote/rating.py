@@ -1,6 +1,7 @@
 """Rating as remote tasks: one for every first op of every cell."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import ray
@@ -11,10 +12,11 @@ from dna_ray.data.windows import minibatch
 from dna_ray.errors import noted
 from dna_ray.network.cell import build_cell
 from dna_ray.rating import RatingSet, rate_cell
-from dna_ray.remote.distill import Where, cell_work
-from dna_ray.remote.session import Session, single_threaded, task
+from dna_ray.remote.metrics import observe
+from dna_ray.remote.session import Session
+from dna_ray.remote.tasks import device, single_threaded, task
 from dna_ray.remote.windows import TaughtWindow
-from dna_ray.space import Op, Space
+from dna_ray.space import Op, Space, Where
 from dna_ray.teacher import Cut
 
 Array = np.ndarray
@@ -28,10 +30,13 @@ def rate(
     weights: dict[Where, dict[str, torch.Tensor]],
     windows: Sequence[TaughtWindow],
     sizes: Rate,
-    resolution: int,
+    work: Mapping[Where, float],
+    resources: Mapping[str, float],
 ) -> list[list[Array]]:
-    """The loss of every path: `[block][cell]` (paths,) float64, in the order of `Block.paths`."""
-    work = cell_work(space, cut, resolution)
+    """The loss of every path: `[block][cell]` (paths,) float64, in the order of `Block.paths`.
+
+    The cells with the most `work` begin. `resources` are what a task reserves.
+    """
     shards = [
         ((block, cell), op)
         for block, cell in sorted(work, key=lambda where: -work[where])
@@ -40,7 +45,10 @@ def rate(
     session.view.stage("rate", len(shards), "path prefixes")
     states = {where: ray.put(state) for where, state in weights.items()}
     refs = {
-        (where, op): task(_rate, name=f"rate block {where[0] + 1}, cell {where[1]}").remote(
+        (where, op): task(
+            _rate, name=f"rate block {where[0] + 1}, cell {where[1]}", **resources
+        ).remote(
+            session.board,
             space,
             cut,
             pixels,
@@ -65,6 +73,7 @@ def rate(
 
 @single_threaded
 def _rate(
+    board: Any,
     space: Space,
     cut: Cut,
     pixels: tuple[tuple[float, ...], tuple[float, ...]],
@@ -79,20 +88,22 @@ def _rate(
     with torch.random.fork_rng(devices=[]):
         net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
     net.load_state_dict(state)
-    net.to(memory_format=torch.channels_last)
+    net.to(device()).to(memory_format=torch.channels_last)
     half = len(boundaries) // 2
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
     with noted(f"block {block + 1}, cell {cell}"):
-        return np.array(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
+        losses = np.array(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
+    observe(board, {"paths_rated": len(losses)})
+    return losses
 
 
 def rating_set(inputs: Sequence[Array], targets: Sequence[Array], sizes: Rate) -> RatingSet:
     """The first pictures recalibrate, those after them rate."""
     first, total = sizes.recalibration, sizes.recalibration + sizes.images
     read, wanted = np.concatenate(inputs), np.concatenate(targets)
-    everything = minibatch(read, np.arange(min(total, len(read))))
+    everything = minibatch(read, np.arange(min(total, len(read))), device())
     return RatingSet(
         everything[:first],
         everything[first:],
-        minibatch(wanted, np.arange(len(everything)))[first:],
+        minibatch(wanted, np.arange(len(everything)), device())[first:],
     )

@@ -9,46 +9,50 @@ import numpy as np
 import ray
 import torch
 from ray import train
-from ray.train.torch import TorchTrainer
 from torch import Tensor, distributed
 
 from dna_ray.errors import noted
 from dna_ray.network.model import TrainedModel, trained
+from dna_ray.placement import Share
 from dna_ray.remote.board import forwarding
+from dna_ray.remote.metrics import observe
+from dna_ray.remote.ranks import exchange, fit
 from dna_ray.remote.session import Session
-from dna_ray.remote.train import interruptible, run_config, save, scaling
-from dna_ray.remote.windows import Window, first
-from dna_ray.retrain import PictureSet, Recipe, Trainer, alone, minibatches, soft_labels
+from dna_ray.remote.tasks import device
+from dna_ray.remote.train import save
+from dna_ray.remote.windows import Reader, Series, Window
+from dna_ray.retrain import PictureSet, Recipe, Trainer, minibatches, portions_of, soft_labels
+from dna_ray.shards import alone, own_shards
+from dna_ray.storage import Place
 
 _CHECKPOINT = "network.pt"
 
 
-@dataclass(frozen=True)
-class PictureRefs:
-    """Pictures to train or test on: windows with their labels, and a teacher's logits if any."""
+def fetch(windows: Sequence[Window]) -> PictureSet:
+    """All of some windows from the object store, as views of it."""
+    labels = soft = None
+    if windows[0].labels is not None:
+        labels = np.concatenate([w.labels for w in windows if w.labels is not None])
+    if windows[0].logits is not None:
+        soft = soft_labels(np.concatenate(ray.get([w.logits for w in windows])))
+    return PictureSet(ray.get([w.pictures for w in windows]), labels, soft)
 
-    windows: tuple[Window, ...]
-    logits: tuple[Any, ...] | None
 
-    def fetch(self, use_labels: bool = True) -> PictureSet:
-        """Everything from the object store, as views of it."""
-        labels = None
-        if use_labels and self.windows[0].labels is not None:
-            labels = np.concatenate([w.labels for w in self.windows if w.labels is not None])
-        soft = None
-        if self.logits is not None:
-            soft = soft_labels(np.concatenate(ray.get(list(self.logits))))
-        return PictureSet(ray.get([w.pictures for w in self.windows]), labels, soft)
+class WindowPortions:
+    """A pass over a series of windows of given `sizes`, `shuffle` pictures or so at a time."""
 
-    @property
-    def size(self) -> int:
-        """How many pictures these are."""
-        return sum(window.size for window in self.windows)
+    def __init__(
+        self, windows: Reader[Window], sizes: Sequence[int], shuffle: int, turns: int = 0
+    ) -> None:
+        """`turns` passes over the series lie behind."""
+        self._windows, self._count, self._turns = windows, len(sizes), turns
+        self._parts = portions_of(sizes, shuffle)
+        self.portions = [sum(sizes[i] for i in part) for part in self._parts]
 
-    def first(self, pictures: int) -> "PictureRefs":
-        """The windows from the beginning that hold that many pictures."""
-        windows = first(self.windows, pictures)
-        return PictureRefs(windows, self.logits and self.logits[: len(windows)])
+    def portion(self, turn: int, number: int) -> PictureSet:
+        """One portion, fetched."""
+        start = (self._turns + turn) * self._count
+        return fetch([self._windows[start + index] for index in self._parts[number]])
 
 
 @dataclass(frozen=True)
@@ -61,36 +65,52 @@ class Task:
     stream: tuple[str | int, ...]
 
 
+def steps(task: Task, portions: Sequence[int]) -> int:
+    """The minibatches of all passes of a task."""
+    return task.recipe.passes * minibatches(portions, task.recipe)[1]
+
+
+def ranks_for(recipe: Recipe, workers: int) -> int:
+    """How many of the workers can share the shards of a recipe evenly."""
+    shards = recipe.shards
+    return max(n for n in range(1, min(workers, shards) + 1) if shards % n == 0)
+
+
 def retrain(
     session: Session,
     title: str,
     name: str,
     tasks: Sequence[Task],
-    data: PictureRefs,
-    storage: Path,
+    windows: Series[Window],
+    sizes: Sequence[int],
+    shuffle: int,
+    share: Share,
+    storage: Place,
 ) -> tuple[list[TrainedModel], list[dict[str, Any]]]:
     """Train networks one after another in one run called `name`; a row of loss for every pass.
 
-    `title` is what the view calls the stage.
+    `title` is what the view calls the stage. Windows of `sizes` make a pass. `share.ranks` divides
+    the shards of every task.
     """
-    shards = tasks[0].recipe.shards
-    ranks = max(n for n in range(1, min(session.workers, shards) + 1) if shards % n == 0)
-    session.view.stage(title, sum(steps(task, data.size) for task in tasks), "minibatches")
-    trainer = TorchTrainer(
-        _train_networks,
-        train_loop_config={
-            "tasks": [ray.put(task) for task in tasks],
-            "data": data,
-            "board": session.board,
-            "storage": storage.resolve(),
-        },
-        scaling_config=scaling(ranks),
-        run_config=run_config(name, storage),
-    )
+    portions = [sum(sizes[i] for i in part) for part in portions_of(sizes, shuffle)]
+    session.view.stage(title, sum(steps(task, portions) for task in tasks), "minibatches")
     with forwarding(session.board, session.view):
-        result = interruptible(trainer.fit)
-    assert result.checkpoint is not None  # every run reports at least once
-    with result.checkpoint.as_directory() as folder:
+        result = fit(
+            _train_networks,
+            {
+                "tasks": [ray.put(task) for task in tasks],
+                "windows": windows,
+                "sizes": sizes,
+                "shuffle": shuffle,
+                "board": session.board,
+                "storage": storage,
+            },
+            name,
+            share,
+            share.ranks,
+            storage,
+        )
+    with result.as_directory() as folder:
         state = _load(Path(folder))
     models = [
         TrainedModel(task.model.spec, weights)
@@ -101,10 +121,10 @@ def retrain(
 
 def _train_networks(config: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    data: PictureSet = config["data"].fetch()
     tasks: list[Task] = ray.get(config["tasks"])
     context = train.get_context()
     rank, ranks = context.get_world_rank(), context.get_world_size()
+    group = distributed.group.WORLD if ranks > 1 else None
     done: list[dict[str, Tensor]] = []
     rows: list[dict[str, Any]] = []
     started: dict[str, Any] | None = None
@@ -113,15 +133,23 @@ def _train_networks(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             state = _load(Path(folder))
         done, rows, started = state["done"], state["rows"], state["trainer"]
-    if rank == 0:
-        for task in tasks[: len(done)]:
-            config["board"].put.remote(task.name, steps(task, len(data)))
-    for task in tasks[len(done) :]:
+    windows = config["windows"].reader(rank)
+    for index, task in enumerate(tasks):
+        turns = sum(before.recipe.passes for before in tasks[:index])
+        data = WindowPortions(windows, config["sizes"], config["shuffle"], turns)
+        if index < len(done):
+            if rank == 0:
+                config["board"].put.remote(task.name, steps(task, data.portions))
+            continue
         module = task.model.build()
-        per_rank = task.recipe.shards // ranks
-        own = range(rank * per_rank, (rank + 1) * per_rank)
         trainer = Trainer(
-            module, data, task.recipe, task.stream, own, _gather if ranks > 1 else alone
+            module,
+            data,
+            task.recipe,
+            task.stream,
+            own_shards(task.recipe.shards, ranks, rank),
+            alone if group is None else exchange(group, ranks),
+            device(),
         )
         if started is not None:
             trainer.restore(started)
@@ -134,9 +162,11 @@ def _train_networks(config: dict[str, Any]) -> None:
             last = number + 1 == task.recipe.passes
             if last:
                 done.append(trained(task.model.spec, module).state)
+                if task is tasks[-1]:
+                    windows.close()
             # All ranks hold the same state, so the first one saves it.
             state = {"done": done, "rows": rows, "trainer": None if last else trainer.state()}
-            save(rank, {_CHECKPOINT: state} if rank == 0 else {}, config["storage"])
+            save({_CHECKPOINT: state} if rank == 0 else {}, config["storage"])
 
 
 def telling(board: Any, part: str, trainer: Trainer) -> Callable[[float], None]:
@@ -144,21 +174,10 @@ def telling(board: Any, part: str, trainer: Trainer) -> Callable[[float], None]:
 
     def tell(loss: float) -> None:
         board.put.remote(part, trainer.steps_done, f"{part}: loss {loss:.4f}")
+        observe(board, {"network_loss": loss, "network_steps": trainer.steps_done}, network=part)
 
     return tell
 
 
-def steps(task: Task, pictures: int) -> int:
-    """The minibatches of all passes of a task."""
-    return task.recipe.passes * minibatches(pictures, task.recipe)[1]
-
-
-def _gather(vectors: Tensor) -> Tensor:
-    """The shards of all ranks, in order: ranks hold neighbouring shards."""
-    parts = [torch.empty_like(vectors) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, vectors)
-    return torch.cat(parts)
-
-
 def _load(folder: Path) -> Any:
-    return torch.load(folder / _CHECKPOINT, weights_only=True)
+    return torch.load(folder / _CHECKPOINT, weights_only=True, map_location="cpu")

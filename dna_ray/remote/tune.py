@@ -6,8 +6,8 @@ the same networks.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,40 +16,55 @@ import torch
 from ray import tune
 
 from dna_ray.config import Tune
+from dna_ray.placement import Share
 from dna_ray.randomness import generator
 from dna_ray.remote.board import forwarding
-from dna_ray.remote.retrain import PictureRefs, Task, steps, telling
+from dna_ray.remote.retrain import Task, fetch, steps, telling
 from dna_ray.remote.session import Session
-from dna_ray.remote.train import interruptible
-from dna_ray.retrain import Trainer, alone, logits_of
+from dna_ray.remote.tasks import device
+from dna_ray.remote.train import at, interruptible
+from dna_ray.remote.windows import Window
+from dna_ray.retrain import Trainer, logits_of
+from dna_ray.shards import alone
+from dna_ray.storage import Place
 
 
 def sweep(
     session: Session,
     name: str,
     task: Task,
-    data: PictureRefs,
-    held_out: PictureRefs,
+    windows: Sequence[Window],
+    held_out: Sequence[Window],
     config: Tune,
-    storage: Path,
+    share: Share,
+    storage: Place,
 ) -> list[dict[str, float]]:
     """All trials, best first: `learning_rate`, `weight_decay` and the loss on held-out pictures.
 
     Every trial trains the task's network by its recipe, but for these two values. The task's
     stream keys the values that are tried and the trials themselves.
     """
-    session.view.stage("tune", config.trials * steps(task, data.size), "minibatches")
+    pictures = sum(window.size for window in windows)
+    session.view.stage("tune", config.trials * steps(task, [pictures]), "minibatches")
+    reserved = {"CPU": share.rank_cpus}
+    if share.rank_gpus:
+        reserved["GPU"] = share.rank_gpus
     trainable = tune.with_resources(
-        tune.with_parameters(_trial, task=task, data=data, held_out=held_out, board=session.board),
-        {"CPU": 1},
+        tune.with_parameters(
+            retraining_trial, task=task, windows=windows, held_out=held_out, board=session.board
+        ),
+        reserved,
     )
     tuner = tune.Tuner(
         trainable,
-        param_space={"point": tune.grid_search(_points(config, task.stream))},
+        param_space={"trial": tune.grid_search(_trials(config, task.stream))},
         tune_config=tune.TuneConfig(
-            metric="loss", mode="min", max_concurrent_trials=session.workers, reuse_actors=True
+            metric="loss",
+            mode="min",
+            max_concurrent_trials=share.ranks,
+            reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name=name, storage_path=str(storage.resolve()), verbose=0),
+        run_config=tune.RunConfig(name=name, verbose=0, **at(storage)),
     )
     with forwarding(session.board, session.view):
         results = interruptible(tuner.fit)
@@ -60,14 +75,14 @@ def sweep(
         trial = results[index]
         assert trial.config is not None
         assert trial.metrics is not None
-        trials.append({**trial.config["point"], "loss": trial.metrics["loss"]})
+        trials.append({**trial.config["trial"]["point"], "loss": trial.metrics["loss"]})
     # A trial that diverged has no loss to compare: it comes last, and of equals the gentler first.
     return sorted(
         trials, key=lambda t: (not math.isfinite(t["loss"]), t["loss"], t["learning_rate"])
     )
 
 
-def _points(config: Tune, stream: tuple[str | int, ...]) -> list[dict[str, float]]:
+def _trials(config: Tune, stream: tuple[str | int, ...]) -> list[dict[str, Any]]:
     """Log-uniform points, stratified in the learning rate (a Latin hypercube in both)."""
     seed, *names = stream
     rng = generator(int(seed), *names)
@@ -76,23 +91,31 @@ def _points(config: Tune, stream: tuple[str | int, ...]) -> list[dict[str, float
         places = (rng.permutation(config.trials) + rng.random(config.trials)) / config.trials
         axes.append(low * (high / low) ** places)
     return [
-        {"learning_rate": float(rate), "weight_decay": float(decay)}
-        for rate, decay in zip(*axes, strict=True)
+        {"number": n, "point": {"learning_rate": float(rate), "weight_decay": float(decay)}}
+        for n, (rate, decay) in enumerate(zip(*axes, strict=True), 1)
     ]
 
 
-def _trial(
-    config: dict[str, Any], task: Task, data: PictureRefs, held_out: PictureRefs, board: Any
+def retraining_trial(
+    config: dict[str, Any],
+    task: Task,
+    windows: Sequence[Window],
+    held_out: Sequence[Window],
+    board: Any,
 ) -> None:
+    """Train the task's network by one recipe, and report its loss on held-out pictures."""
     torch.set_num_threads(1)
-    point = config["point"]
-    recipe = replace(task.recipe, **point)
+    trial = config["trial"]
+    recipe = replace(task.recipe, **trial["point"])
     module = task.model.build()
-    trainer = Trainer(module, data.fetch(), recipe, task.stream, range(recipe.shards), alone)
-    tell = telling(board, f"learning rate {point['learning_rate']:.2g}", trainer)
+    trainer = Trainer(
+        module, fetch(windows), recipe, task.stream, range(recipe.shards), alone, device()
+    )
+    tell = telling(board, f"trial {trial['number']}", trainer)
     for _ in range(recipe.passes):
         trainer.train_pass(tell)
-    pictures = held_out.fetch()
-    logits = torch.from_numpy(logits_of(module, ray.get([w.pictures for w in held_out.windows])))
-    loss = float(pictures.loss(logits, np.arange(len(pictures)), recipe.label_weight))
+    pictures = fetch(held_out)
+    logits = logits_of(module.cpu(), ray.get([w.pictures for w in held_out]))
+    everything = np.arange(len(pictures))
+    loss = float(pictures.loss(torch.from_numpy(logits), everything, recipe.label_weight))
     tune.report({"loss": loss})

@@ -1,24 +1,31 @@
 """Windows as references into Ray's object store.
 
-Apart from the stage that makes them, so that the processes of a Train run, which all import what
+Apart from the stages that make them, so that the processes of a Train run, which all import what
 they are handed, do without Ray Data and torchvision.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 Array = np.ndarray
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A fixed set of views of pictures: a reference to uint8 (N, H, W, 3), and the labels (N,)."""
+    """Views of pictures: a reference to uint8 (N, H, W, 3), their labels (N,), and the teacher's.
+
+    `logits` is a reference to the first teacher's (N, classes), where they are to be learnt.
+    """
 
     pictures: Any
     labels: Array | None
     size: int
+    logits: Any = None
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,35 @@ class TaughtWindow:
     size: int
 
 
-Windows = dict[str, tuple[Window, ...]]
+class Series(Protocol[T_co]):
+    """Windows in the order in which a training reads them, pass after pass."""
+
+    def reader(self, rank: int) -> "Reader[T_co]":
+        """What one rank reads them by."""
 
 
-def first(windows: tuple[Window, ...], pictures: int) -> tuple[Window, ...]:
-    """As many windows from the beginning as hold that many pictures, or all."""
-    sizes = np.cumsum([window.size for window in windows])
-    return windows[: 1 + int(np.searchsorted(sizes, pictures))]
+class Reader(Protocol[T_co]):
+    """One rank's view of a series."""
+
+    def __getitem__(self, position: int) -> T_co:
+        """The window at a position; one behind it is not asked for again, but after a restart."""
+
+    def close(self) -> None:
+        """No more windows are wanted."""
+
+
+@dataclass(frozen=True)
+class Held(Generic[T]):
+    """A series of windows that all stay in the store and that repeats itself."""
+
+    windows: Sequence[T]
+
+    def reader(self, rank: int) -> "Held[T]":
+        """The series itself."""
+        return self
+
+    def __getitem__(self, position: int) -> T:
+        return self.windows[position % len(self.windows)]
+
+    def close(self) -> None:
+        """Leave them all where they are."""

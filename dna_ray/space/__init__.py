@@ -24,7 +24,16 @@ from dna_ray.space.costs import (
 )
 from dna_ray.space.ops import Op
 from dna_ray.space.scaling import scale
-from dna_ray.space.spaces import Block, Cell, Space, Trunk, builtin_names, load_space, parse_space
+from dna_ray.space.spaces import (
+    Block,
+    Cell,
+    Space,
+    Trunk,
+    Where,
+    builtin_names,
+    load_space,
+    parse_space,
+)
 from dna_ray.space.spec import BlockSpec, NetworkSpec, network_spec
 from dna_ray.space.zoo import ZOO
 
@@ -41,6 +50,7 @@ __all__ = [
     "Op",
     "Space",
     "Trunk",
+    "Where",
     "builtin_names",
     "cost_name",
     "cost_range",

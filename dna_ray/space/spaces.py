@@ -16,6 +16,7 @@ from dna_ray.space.ops import Op, parse_ops
 ACTIVATIONS = ("silu", "relu", "relu6")
 
 Path_ = tuple[Op, ...]
+Where = tuple[int, int]  # a block and one of its cells, both 0-based
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,11 @@ class Space:
     def architectures(self) -> int:
         """The exact number of architectures: the product over blocks of the sum over cells."""
         return math.prod(sum(b.count(c) for c in range(len(b.cells))) for b in self.blocks)
+
+    @property
+    def cells(self) -> tuple[Where, ...]:
+        """Where all cells are."""
+        return tuple((b, c) for b, k in enumerate(self.blocks) for c in range(len(k.cells)))
 
     @property
     def reductions(self) -> tuple[int, ...]:

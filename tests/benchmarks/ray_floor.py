@@ -9,14 +9,23 @@ import argparse
 import os
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.report import publish, table
 
 
 def nothing(_: dict[str, Any]) -> None:
-    """A training loop, a trial."""
+    """A trial."""
+
+
+def checkpoint(config: dict[str, Any]) -> None:
+    """A training loop: one checkpoint, of nothing."""
+    from ray import train
+
+    from dna_ray.remote.train import save
+
+    first = train.get_context().get_world_rank() == 0
+    save({"nothing.pt": {}} if first else {}, config["storage"])
 
 
 def unchanged(batch: dict[str, Any]) -> dict[str, Any]:
@@ -35,11 +44,12 @@ def empty() -> dict[str, float]:
     import pyarrow as pa
     import ray
     from ray import tune
-    from ray.train.torch import TorchTrainer
 
+    from dna_ray.placement import Resources, share_out
     from dna_ray.progress import Silent
+    from dna_ray.remote.ranks import fit
     from dna_ray.remote.session import session
-    from dna_ray.remote.train import run_config, scaling
+    from dna_ray.storage import Place
 
     done("imports")
     with session(Silent(), workers=2), tempfile.TemporaryDirectory() as folder:
@@ -48,12 +58,8 @@ def empty() -> dict[str, float]:
         ray.data.from_arrow(tables).map_batches(unchanged, batch_size=None).materialize()
         done("dataset")
         for name in ("adapt", "distill", "retrain"):
-            TorchTrainer(
-                nothing,
-                train_loop_config={},
-                scaling_config=scaling(2),
-                run_config=run_config(name, Path(folder)),
-            ).fit()
+            share = share_out(Resources(cpus=2), 2, 2, beside=False)
+            fit(checkpoint, {"storage": Place.of(folder)}, name, share, 2, Place.of(folder))
             done(f"Train run: {name}")
         tune.Tuner(
             tune.with_resources(nothing, {"CPU": 1}),

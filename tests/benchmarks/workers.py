@@ -8,20 +8,27 @@ bit.
 import argparse
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 
+from dna_ray.calibration import cell_macs
 from dna_ray.config import Job
 from dna_ray.data import load_pictures
+from dna_ray.driver import Driver
+from dna_ray.placement import plan_ranks
+from dna_ray.plan import make_plan
 from dna_ray.progress import Silent
 from dna_ray.remote.distill import distill
-from dna_ray.remote.features import make_windows, teach
+from dna_ray.remote.features import teach
 from dna_ray.remote.rating import rate
 from dna_ray.remote.session import session
+from dna_ray.remote.windows import Held
+from dna_ray.rundir import RunFolder
 from dna_ray.space import load_space
 from dna_ray.teacher import cut_teacher, load_teacher
 from tests.benchmarks.report import publish, table
+
+ONE = {"num_cpus": 1.0}
 
 
 class Stopwatch(Silent):
@@ -48,25 +55,29 @@ def measure(workers: int) -> tuple[dict[str, float], list[list[np.ndarray]]]:
     cut = cut_teacher(teacher, space.reductions, space.resolution)
     pixels = (teacher.spec.mean, teacher.spec.std)
     with session(watch, workers=workers) as ray_session, tempfile.TemporaryDirectory() as folder:
-        windows = make_windows(ray_session, pictures, job, space.resolution)
-        count = -(-job.features.images // job.features.window)
-        train = teach(ray_session, teacher, cut, windows["train"][:count])
-        held_out = teach(ray_session, teacher, cut, windows["rating"])
+        plan = make_plan(job, space, pictures, teacher)
+        driver = Driver(ray_session, RunFolder.create(f"{folder}/run", "", 0), plan)
+        train = teach(ray_session, teacher, cut, driver.held("train", job.features.images), ONE)
+        held_out = teach(ray_session, teacher, cut, driver.held("rating"), ONE)
+        work = cell_macs(space, cut, space.resolution)
+        share = driver.share(len(work))
         start = time.perf_counter()
         cells, _ = distill(
             ray_session,
             space,
             cut,
             pixels,
-            train,
+            Held(train),
+            len(train),
             job.distill,
-            space.resolution,
+            plan_ranks(work, share.ranks),
+            share,
             (0, 1),
-            Path(folder),
+            driver.storage,
         )
         seconds = {"distill, stage": time.perf_counter() - start, "distill, work": watch.seconds()}
         start = time.perf_counter()
-        losses = rate(ray_session, space, cut, pixels, cells, held_out, job.rate, space.resolution)
+        losses = rate(ray_session, space, cut, pixels, cells, held_out, job.rate, work, ONE)
         seconds |= {"rate, stage": time.perf_counter() - start, "rate, work": watch.seconds()}
         return seconds, losses
 

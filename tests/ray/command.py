@@ -76,14 +76,15 @@ def arguments(task: Path, out: Path) -> list[str | Path]:
 
 def wait_for(process: subprocess.Popen[str], run: Path, name: str) -> list[psutil.Process]:
     """Wait for a record, or for a file below `working/`; all processes of the search by then."""
-    while not _there(run, name):
+    while not there(run, name):
         if process.poll() is not None:
             pytest.fail(f"the search ended before {name} was there: {process.communicate()[1]}")
         time.sleep(0.01)
     return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
 
 
-def _there(run: Path, name: str) -> bool:
+def there(run: Path, name: str) -> bool:
+    """Whether a record is listed in the manifest, or a file below `working/` is there."""
     if name.startswith("working/"):
         return any(run.glob(name))
     manifest = run / "manifest.json"

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,21 @@ import ray
 import torch
 from safetensors.torch import save
 
+from dna_ray.cache import Cache
 from dna_ray.config import Job, job_from_tree, job_to_toml, put, setting
 from dna_ray.data import Pictures, load_pictures
-from dna_ray.errors import UserError, noted
-from dna_ray.generations import Plan, make_plan, recipe, search
+from dna_ray.data.schedule import draw, schedule
+from dna_ray.errors import UserError, causes, noted
+from dna_ray.generations import search
 from dna_ray.network.model import TrainedModel, build_model, load_model, trained
+from dna_ray.plan import Plan, make_plan, recipe
 from dna_ray.progress import Silent
 from dna_ray.randomness import generator, key
-from dna_ray.remote.distill import plan_ranks
-from dna_ray.remote.features import make_windows, predict, teach
+from dna_ray.remote.features import predict, teach
+from dna_ray.remote.pictures import Gallery, survey
 from dna_ray.remote.rating import rate
 from dna_ray.remote.session import Session
-from dna_ray.remote.windows import Windows
+from dna_ray.remote.windows import Window
 from dna_ray.retrain import PictureSet, logits_of
 from dna_ray.rundir import RunFolder
 from dna_ray.space import Architecture, Space, load_space, network_spec
@@ -46,6 +50,12 @@ class Heard(Silent):
 
 
 PIXELS = ((0.5,) * 3, (0.5,) * 3)
+RESOURCES = {"num_cpus": 1.0}
+KEPT = Cache(mode="all", ahead=4, drawing=10**8)
+STREAMED = Cache(mode="stream", ahead=2, drawing=10**6)
+
+
+WORK = {(0, 0): 1.0, (0, 1): 2.0, (1, 0): 2.0, (1, 1): 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +92,16 @@ def cut(teacher: TrainedModel, space: Space) -> Cut:
     return cut_teacher(teacher, space.reductions, RESOLUTION)
 
 
+def gallery(session: Session, pictures: Pictures, job: Job, cache: Cache) -> Gallery:
+    broken = survey(session, pictures, RESOLUTION)
+    return Gallery(session, pictures, schedule(pictures, job, broken), job, RESOLUTION, cache)
+
+
 @pytest.fixture(scope="module")
-def windows(local: Session, pictures: Pictures, job: Job) -> Windows:
-    return make_windows(local, pictures, job, RESOLUTION)
+def windows(local: Session, pictures: Pictures, job: Job) -> dict[str, tuple[Window, ...]]:
+    kept = gallery(local, pictures, job, KEPT)
+    kept.hold("train")
+    return {split: kept.held(split) for split in ("train", "rating", "test")}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +125,7 @@ def equal_states(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def test_windows(windows: Windows, pure_windows: plain.Windows) -> None:
+def test_windows(windows: dict[str, tuple[Window, ...]], pure_windows: plain.Windows) -> None:
     for split in ("train", "rating", "test"):
         drawn = ray.get([w.pictures for w in windows[split]])
         assert [w.size for w in windows[split]] == list(map(len, drawn))
@@ -117,6 +134,25 @@ def test_windows(windows: Windows, pure_windows: plain.Windows) -> None:
         assert all(np.array_equal(a, b) for a, b in zip(drawn, expected, strict=True))
         labels = np.concatenate([w.labels for w in windows[split] if w.labels is not None])
         assert np.array_equal(labels, pure_windows.labels[split])
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_streamed_windows_are_those_that_are_kept(
+    local: Session, pictures: Pictures, job: Job, fresh: bool
+) -> None:
+    """From any position on, over the end of a pass; with fresh views every pass has its own."""
+    plan = schedule(pictures, job)
+    streamed = Gallery(local, pictures, plan, job, RESOLUTION, STREAMED)
+    rows = plan.first("train", job.features.images)
+    series = streamed.passes("train", 1, cpus=0.5, pictures=job.features.images, fresh=fresh)
+    for position in range(1, len(rows) + 2):
+        window = next(series)
+        turn, index = divmod(position, len(rows))
+        shown = rows[index].later(turn * plan.views * fresh)
+        expected = draw(pictures, shown, job, RESOLUTION)
+        assert np.array_equal(ray.get(window.pictures), expected)
+        assert window.labels is not None
+        assert np.array_equal(window.labels, pictures.labels[shown.pictures])
 
 
 def spoil(folder: Path, names: Sequence[str]) -> None:
@@ -135,14 +171,15 @@ def test_broken_pictures_are_left_out(
     broken = ["lying/0.png", "lying/1.png", "standing/7.png"]
     spoil(folder, broken)
     heard = Heard()
-    windows = make_windows(replace(local, view=heard), load_pictures(str(folder)), job, RESOLUTION)
+    made = gallery(replace(local, view=heard), load_pictures(str(folder)), job, KEPT)
+    made.hold("train")
     assert heard.notes == ["3 of 80 pictures cannot be read and are left out: 0.png, 1.png, 7.png"]
     for split, members in before.splits.items():
-        whole = [i for i in members if not before.paths[i].endswith(tuple(broken))]
+        whole = [i for i in members if not before.name_of(i).endswith(tuple(broken))]
         views = job.features.views if split == "train" else 1
-        drawn = ray.get([w.pictures for w in windows[split]])
+        drawn = ray.get([w.pictures for w in made.held(split)])
         assert sum(map(len, drawn)) == views * len(whole)
-        labels = np.concatenate([w.labels for w in windows[split] if w.labels is not None])
+        labels = np.concatenate([w.labels for w in made.held(split) if w.labels is not None])
         order = generator(job.seed, "order", split).permutation(members)
         kept = [before.labels[i] for i in order if i in whole]
         assert labels.tolist() == kept * views
@@ -150,32 +187,55 @@ def test_broken_pictures_are_left_out(
 
 
 def test_too_many_broken_pictures_are_an_error(
-    local: Session, task_files: Path, job: Job, tmp_path: Path
+    local: Session, task_files: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "pictures"
     shutil.copytree(task_files / "pictures", folder)
     spoil(folder, [f"lying/{number}.png" for number in range(9)])
     with pytest.raises(UserError, match="9 of 80 are not"):
-        make_windows(local, load_pictures(str(folder)), job, RESOLUTION)
+        survey(local, load_pictures(str(folder)), RESOLUTION)
+
+
+def test_a_picture_that_turns_unreadable_ends_the_stream_and_is_named(
+    local: Session, task_files: Path, job: Job, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(task_files / "pictures", folder)
+    pictures = load_pictures(str(folder))
+    streamed = gallery(local, pictures, job, STREAMED)
+    windows = streamed.passes("train", 0, cpus=0.5)
+    next(windows)
+    lost = streamed.plan.rows["train"][-1].pictures[0]
+    Path(pictures.name_of(lost)).unlink()
+    with pytest.raises(ray.exceptions.RayError, match="no longer is") as caught:
+        ray.get([window.pictures for window in islice(windows, 20)])
+    errors = [e for e in causes(caught.value) if isinstance(e, UserError)]
+    assert re.search(
+        "must stay readable while a search runs, but '.*' no longer is", str(errors[0])
+    )
 
 
 def test_features(
-    local: Session, windows: Windows, pure_windows: plain.Windows, teacher: TrainedModel, cut: Cut
+    local: Session,
+    windows: dict[str, tuple[Window, ...]],
+    pure_windows: plain.Windows,
+    teacher: TrainedModel,
+    cut: Cut,
 ) -> None:
-    taught = teach(local, teacher, cut, windows["train"])
+    taught = teach(local, teacher, cut, windows["train"], RESOURCES)
     expected = plain.teach_windows(teacher, cut, pure_windows.pictures["train"])
     for window, (features, logits) in zip(taught, expected, strict=True):
         for ref, feature in zip(window.boundaries, features, strict=True):
             assert np.array_equal(ray.get(ref), feature)
         assert np.array_equal(ray.get(window.logits), logits)
-    alone = ray.get(predict(local, teacher, windows["test"]))
+    alone = list(predict(local, teacher, windows["test"], 2, RESOURCES))
     expected_alone = logits_of(teacher.build(), pure_windows.pictures["test"])
     assert np.array_equal(np.concatenate(alone), expected_alone)
 
 
 def test_rate(
     local: Session,
-    windows: Windows,
+    windows: dict[str, tuple[Window, ...]],
     pure_windows: plain.Windows,
     space: Space,
     teacher: TrainedModel,
@@ -183,8 +243,8 @@ def test_rate(
     job: Job,
     pure_cells: dict[tuple[int, int], dict[str, torch.Tensor]],
 ) -> None:
-    taught = teach(local, teacher, cut, windows["rating"])
-    losses = rate(local, space, cut, PIXELS, pure_cells, taught, job.rate, RESOLUTION)
+    taught = teach(local, teacher, cut, windows["rating"], RESOURCES)
+    losses = rate(local, space, cut, PIXELS, pure_cells, taught, job.rate, WORK, RESOURCES)
     held_out = [f for f, _ in plain.teach_windows(teacher, cut, pure_windows.pictures["rating"])]
     for block, cell in plain.cells(space):
         first = job.rate.recalibration
@@ -197,7 +257,7 @@ def test_rate(
 
 def test_a_failure_in_a_worker_is_one_line_with_its_place(
     local: Session,
-    windows: Windows,
+    windows: dict[str, tuple[Window, ...]],
     space: Space,
     teacher: TrainedModel,
     cut: Cut,
@@ -205,10 +265,10 @@ def test_a_failure_in_a_worker_is_one_line_with_its_place(
     pure_cells: dict[tuple[int, int], dict[str, torch.Tensor]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    taught = teach(local, teacher, cut, windows["rating"])
+    taught = teach(local, teacher, cut, windows["rating"], RESOURCES)
     wrong = [replace(w, boundaries=tuple(reversed(w.boundaries))) for w in taught]
     with pytest.raises(ray.exceptions.RayTaskError) as caught, noted("generation 1, rate"):
-        rate(local, space, cut, PIXELS, pure_cells, wrong, job.rate, RESOLUTION)
+        rate(local, space, cut, PIXELS, pure_cells, wrong, job.rate, WORK, RESOURCES)
     assert failure(caught.value) == 1
     out, shown = capsys.readouterr()
     assert out == ""
@@ -273,14 +333,5 @@ def test_a_search_without_labels(
         recipe(job, job.retrain.passes, best["learning_rate"], best["weight_decay"]),
         (job.seed, "retrain", 1, "found"),
     )
-    model = load_model(run.path / "generation-1" / "model.safetensors")
+    model = load_model(run.place / "generation-1/model.safetensors")
     assert equal_states(model.state, trained_alone.state)
-
-
-def test_a_plan_gives_every_cell_to_one_rank() -> None:
-    work = {(b, c): float(1 + b * 3 + c) for b in range(4) for c in range(3)}
-    for ranks in (1, 2, 5, 12):
-        plan = plan_ranks(work, ranks)
-        assert sorted(where for cells in plan for where in cells) == sorted(work)
-        loads = [sum(work[where] for where in cells) for cells in plan]
-        assert max(loads) <= max(max(work.values()), 4 / 3 * sum(work.values()) / ranks)

@@ -1,0 +1,105 @@
+"""Whether the windows of a run stay in Ray's object store or are streamed through it.
+
+Decided from sizes before anything runs. Windows are the same either way, and so are the results.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dna_ray.config import Job
+from dna_ray.data.schedule import Schedule
+from dna_ray.errors import UserError
+from dna_ray.teacher import Cut
+
+# Of the store, the most that is planned to be filled: Ray spills what does not fit to disk.
+_FILLED = 0.8
+
+# Of that, what windows that are read and drawn may take before they come to the teacher.
+_DRAWING = 0.3
+
+# At least so many streamed windows are there at a time: one is read, one is made.
+_LEAST, _MOST = 2, 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Bytes in the store.
+
+    `window` is one window with all boundaries and logits; `everything` what `cache = all` keeps;
+    `kept` what stays there when windows are streamed: those that rate, and those of Tune's trials.
+    """
+
+    window: int
+    everything: int
+    kept: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """What was decided; how many streamed windows may be `ahead`, and bytes to draw them in."""
+
+    mode: Literal["all", "stream"]
+    ahead: int
+    drawing: int
+
+
+def sizes(job: Job, plan: Schedule, cut: Cut, classes: int, resolution: int) -> Sizes:
+    """The bytes of a run's windows, from the shapes at the teacher's cut."""
+    picture = 3 * resolution**2
+    features = 4 * sum(width * size**2 for width, size in zip(cut.widths, cut.sizes, strict=True))
+    logits = 4 * classes
+    train, rating = plan.pictures("train"), plan.pictures("rating")
+    taught = sum(map(len, plan.first("train", job.features.images)))
+    epochs = job.distill.epochs if job.features.fresh else 1
+    everything = (
+        (train + rating + plan.pictures("test")) * (picture + logits)
+        + (taught * epochs + rating) * features
+        + taught * (epochs - 1) * picture
+    )
+    tried = sum(map(len, plan.first("train", job.tune.images)))
+    return Sizes(
+        window=job.features.window * (picture + features + logits),
+        everything=everything,
+        kept=rating * (picture + features + logits) + tried * (picture + logits),
+    )
+
+
+def choose(job: Job, need: Sizes, store: int) -> Cache:
+    """Choose by what fits a store of so many bytes; raises UserError where nothing does."""
+    have = int(_FILLED * store)
+    if need.everything <= have and job.features.cache != "stream":
+        return Cache(mode="all", ahead=_MOST, drawing=have)
+    if job.features.cache == "all":
+        raise UserError(
+            f"with features.cache=all every window must fit four fifths of Ray's object store, but "
+            f"{_size(need.everything)} are needed and there are {_size(have)}; set "
+            "features.cache=stream, features.images lower, or give the cluster a larger store"
+        )
+    drawing = int(_DRAWING * have)
+    ahead = min(_MOST, (have - drawing - need.kept) // need.window)
+    if ahead < _LEAST:
+        least = int((need.kept + _LEAST * need.window) / (1 - _DRAWING))
+        raise UserError(
+            f"to stream, four fifths of Ray's object store must hold the windows that rate and "
+            f"{_LEAST} of {job.features.window} pictures, but {_size(least)} are needed and there "
+            f"are {_size(have)}; set features.window or rate.images lower, or give the cluster a "
+            "larger store"
+        )
+    return Cache(mode="stream", ahead=ahead, drawing=drawing)
+
+
+def describe(cache: Cache, need: Sizes, store: int) -> str:
+    """The choice in a line, for people."""
+    room = f"{_size(need.everything)} for an object store of {_size(store)}"
+    if cache.mode == "all":
+        return f"cache: all windows are kept ({room})"
+    return (
+        f"cache: windows are streamed, {cache.ahead} of {_size(need.window)} ahead at most ({room})"
+    )
+
+
+def _size(count: float) -> str:
+    for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if count >= power:
+            return f"{count / power:.3g} {unit}"
+    return f"{count / 1e3:.3g} KB"

@@ -1,0 +1,330 @@
+"""One generation of a search: its stages, each of which reads its record or makes it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load, save
+
+from dna_ray.calibration import TRIED, cell_macs
+from dna_ray.driver import Driver
+from dna_ray.network.model import (
+    ModelSpec,
+    TrainedModel,
+    build_model,
+    load_model,
+    save_model,
+    trained,
+)
+from dna_ray.placement import RankPlan, Share, plan_ranks
+from dna_ray.plan import recipe
+from dna_ray.randomness import key
+from dna_ray.remote.calibration import try_cells
+from dna_ray.remote.distill import Weights, distill
+from dna_ray.remote.features import TeacherTasks, teach
+from dna_ray.remote.feed import fed
+from dna_ray.remote.rating import rate
+from dna_ray.remote.retrain import Task
+from dna_ray.remote.tune import sweep
+from dna_ray.remote.windows import Held, Series, TaughtWindow
+from dna_ray.search import Ratings, ratings_of, read_ratings, select, to_arrow
+from dna_ray.space import Architecture, NetworkSpec, Where, network_spec, scale
+from dna_ray.teacher import Cut
+
+# A trial of all cells is worth its time where so many times its pictures are to be trained on.
+_WORTH_MEASURING = 100
+
+
+class Generation:
+    """One generation: each stage reads its record or makes it."""
+
+    def __init__(self, driver: Driver, number: int, teacher: TrainedModel, cut: Cut) -> None:
+        self._driver, self._number, self._teacher, self._cut = driver, number, teacher, cut
+        self._run, self._plan, self._job = driver.run, driver.plan, driver.job
+        self._stream = (driver.job.seed, number)
+        self._taught: dict[str, tuple[TaughtWindow, ...]] = {}
+        driver.session.view.generation(number, driver.job.generations, self._title())
+        driver.tell({"generation": number})
+
+    def _title(self) -> str:
+        if self._number > 1:
+            scale_ = self._job.retrain.scale
+            return f"generation {self._number - 1}, scaled by coefficient {scale_}"
+        return self._job.teacher + (" adapted to the labels" if self._plan.adapt else "")
+
+    def _record(self, name: str) -> str:
+        return self._run.file(self._number, name)
+
+    def _teach(self, train: bool) -> None:
+        """Have the teacher's features made of the windows that rate, and of those that teach.
+
+        Where windows are streamed, those that teach are made when they are read.
+        """
+        driver, session, images = self._driver, self._driver.session, self._job.features.images
+        train = train and not driver.streamed
+        splits = {"train": images, "rating": None} if train else {"rating": None}
+        splits = {name: count for name, count in splits.items() if name not in self._taught}
+        windows = {name: driver.held(name, count) for name, count in splits.items()}
+        if train and self._job.features.fresh:
+            windows["train"] = driver.held_views(images, self._job.distill.epochs)
+        total = sum(map(len, windows.values()))
+        if not total:
+            return
+        resources = driver.share(1).task
+        with driver.stage(self._number, "features") as facts:
+            session.view.stage("features", total, "windows")
+            for name, parts in windows.items():
+                self._taught[name] = teach(session, self._teacher, self._cut, parts, resources)
+            images = sum(window.size for parts in windows.values() for window in parts)
+            facts |= {"windows": total, "images": images}
+        driver.tell({"windows_made": total, "cached_bytes": self._cached()})
+        if self._number == 1:  # this teacher's logits are the soft labels of the run
+            for name in windows:
+                driver.know_soft_labels(name, self._taught[name])
+
+    def _cached(self) -> int:
+        """The bytes of all features in the store."""
+        plan = self._plan
+        held = sum(window.size for windows in self._taught.values() for window in windows)
+        return held * plan.sizes.window // self._job.features.window
+
+    @contextmanager
+    def _windows(self, plan: RankPlan, share: Share) -> Iterator[Series[TaughtWindow]]:
+        """The windows that teach, in all epochs."""
+        driver, config = self._driver, self._job.features
+        if not driver.streamed:
+            yield Held(self._taught["train"])
+            return
+        tasks = TeacherTasks(driver.session, self._teacher, share.task, self._cut)
+
+        def make(position: int) -> Iterator[TaughtWindow]:
+            for window in driver.gallery.passes(
+                "train",
+                position,
+                cpus=share.task_cpus,
+                pictures=config.images,
+                fresh=config.fresh,
+            ):
+                yield tasks.teach(window)
+
+        total = self._epoch_windows * self._job.distill.epochs
+        with fed(driver.session, make, total, plan.ranks, driver.cache.ahead) as series:
+            yield series
+
+    @property
+    def _epoch_windows(self) -> int:
+        return len(self._driver.gallery.plan.first("train", self._job.features.images))
+
+    def _placed(self) -> tuple[RankPlan, Share]:
+        """Where every cell is trained: by measured times where measuring is worth it."""
+        driver, space, config = self._driver, self._plan.space, self._job.distill
+        work = cell_macs(space, self._cut, self._plan.resolution)
+        useful, needed = len(work) * config.shards, 0
+        pictures = self._job.features.images * config.epochs
+        if pictures > _WORTH_MEASURING * TRIED * config.batch:
+            with driver.stage(self._number, "calibration"):
+                share = driver.share(useful, beside=driver.streamed)
+                trials = try_cells(
+                    driver.session,
+                    space,
+                    self._cut,
+                    self._plan.pixels,
+                    config,
+                    self._plan.resolution,
+                    {"num_cpus": share.rank_cpus, "num_gpus": share.rank_gpus},
+                )
+            work = {where: trial.seconds for where, trial in trials.items()}
+            needed = max(trial.gpu_bytes for trial in trials.values())
+        share = driver.share(useful, beside=driver.streamed, rank_bytes=needed)
+        return plan_ranks(work, share.ranks, config.shards), share
+
+    def distilled(self) -> dict[Where, Weights]:
+        """The weights of every cell."""
+        record, where = self._record("cells.safetensors"), "block-{}-cell-{}/"
+        if not self._run.has(record):
+            self._teach(train=True)
+            plan, share = self._placed()
+            with (
+                self._driver.stage(self._number, "distill"),
+                self._windows(plan, share) as windows,
+            ):
+                weights, rows = distill(
+                    self._driver.session,
+                    self._plan.space,
+                    self._cut,
+                    self._plan.pixels,
+                    windows,
+                    self._epoch_windows,
+                    self._job.distill,
+                    plan,
+                    share,
+                    self._stream,
+                    self._driver.storage,
+                )
+                self._run.measure(self._number, rows)
+                tensors = {
+                    where.format(b + 1, c) + name: value.contiguous()
+                    for (b, c), state in weights.items()
+                    for name, value in state.items()
+                }
+                self._run.write(record, save(tensors))
+        tensors = load(self._run.read(record))
+        return {
+            (b, c): {
+                name.removeprefix(where.format(b + 1, c)): value
+                for name, value in tensors.items()
+                if name.startswith(where.format(b + 1, c))
+            }
+            for b, c in self._plan.space.cells
+        }
+
+    def rated(self, cells: dict[Where, Weights]) -> Ratings:
+        """The ratings table."""
+        record, plan = self._record("ratings.parquet"), self._plan
+        if not self._run.has(record):
+            self._teach(train=False)
+            left = sum(b.count(c) for b in plan.space.blocks for c in range(len(b.cells)))
+            with self._driver.stage(self._number, "rate") as facts:
+                self._driver.tell({"paths_left": left})
+                losses = rate(
+                    self._driver.session,
+                    plan.space,
+                    self._cut,
+                    plan.pixels,
+                    cells,
+                    self._taught["rating"],
+                    self._job.rate,
+                    cell_macs(plan.space, self._cut, plan.resolution),
+                    self._driver.share(1).task,
+                )
+                metadata = {"method": "dna", "seed": str(self._job.seed)}
+                ratings = ratings_of(plan.space, plan.table, losses, metadata)
+                self._run.write_table(record, to_arrow(ratings))
+                facts |= {"paths": left, "images": self._job.rate.images}
+                self._driver.tell({"paths_left": 0})
+        return read_ratings(pa.BufferReader(self._run.read(record)))
+
+    def searched(self, ratings: Ratings) -> Architecture:
+        """The best architecture within the limits."""
+        record, front = self._record("architecture.json"), self._record("front.parquet")
+        if not (self._run.has(record) and self._run.has(front)):
+            view = self._driver.session.view
+            with self._driver.stage(self._number, "search") as facts:
+                view.stage("search", self._plan.space.architectures, "architectures")
+                best = select(ratings, self._plan.limits)
+                view.advance(ratings.architectures, f"front of {len(best.front)}")
+                self._run.write_table(front, best.front.to_arrow())
+                self._run.write_json(record, best.to_json(self._plan.space.name))
+                facts |= {"loss": best.found.loss, "front": len(best.front)}
+                facts["architectures"] = str(ratings.architectures)
+                self._driver.tell({"search_seconds": best.seconds, "best_loss": best.found.loss})
+        return Architecture.from_json(self._run.read_json(record), record)
+
+    def tuned(self, architecture: Architecture) -> dict[str, float]:
+        """The best of Tune's trials for the found network."""
+        record = self._record("tune.json")
+        if not self._run.has(record):
+            driver, config = self._driver, self._job.tune
+            windows = driver.with_soft_labels("train", driver.held("train", config.images))
+            held_out = driver.with_soft_labels("rating", driver.held("rating"))
+            # Every trial puts its own rate and decay in the place of these.
+            task = Task(
+                "found",
+                self._fresh(self._found_spec(architecture), "found"),
+                recipe(self._job, config.passes, config.learning_rate[0], config.weight_decay[0]),
+                (self._job.seed, "tune", self._number),
+            )
+            with driver.stage(self._number, "tune") as facts:
+                trials = sweep(
+                    driver.session,
+                    f"tune-generation-{self._number}",
+                    task,
+                    windows,
+                    held_out,
+                    config,
+                    driver.share(config.trials),
+                    driver.storage,
+                )
+                self._run.write_json(record, {"trials": trials})
+                facts |= {"trials": len(trials), "loss": trials[0]["loss"]}
+        best: dict[str, float] = self._run.read_json(record)["trials"][0]
+        return best
+
+    def retrained(
+        self, architecture: Architecture, best: dict[str, float]
+    ) -> tuple[TrainedModel, TrainedModel | None]:
+        """The found network, and before another generation its scaled copy, trained."""
+        records = [self._record("model.safetensors")]
+        specs = [("found", self._found_spec(architecture), self._job.retrain.passes)]
+        if self._number < self._job.generations:
+            records.append(self._record("scaled.safetensors"))
+            scaled = scale(specs[0][1], self._job.retrain.scale)
+            specs.append(("scaled", scaled, self._job.retrain.scaled_passes))
+        if not all(map(self._run.has, records)):
+            tasks = [
+                Task(
+                    name,
+                    self._fresh(spec, name),
+                    recipe(self._job, passes, best["learning_rate"], best["weight_decay"]),
+                    (self._job.seed, "retrain", self._number, name),
+                )
+                for name, spec, passes in specs
+            ]
+            windows = self._driver.to_train()
+            with self._driver.stage(self._number, "retrain"):
+                models = self._driver.train(
+                    self._number, "retrain", f"retrain-generation-{self._number}", tasks, windows
+                )
+                for record, model in zip(records, models, strict=True):
+                    self._run.write(record, save_model(model))
+        models = [load_model(self._run.place / record) for record in records]
+        return models[0], models[1] if len(models) > 1 else None
+
+    def _found_spec(self, architecture: Architecture) -> NetworkSpec:
+        mean, std = self._plan.pixels
+        spec = network_spec(self._plan.space, architecture, self._plan.classes)
+        return replace(spec, mean=mean, std=std)
+
+    def _fresh(self, spec: ModelSpec, name: str) -> TrainedModel:
+        """A network with new weights, from a stream of its own."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(*self._stream, "weights", name))
+            return trained(spec, build_model(spec))
+
+    def result(
+        self, architecture: Architecture, found: TrainedModel, scaled: TrainedModel | None
+    ) -> dict[str, Any]:
+        """What the command says of this generation."""
+        record = self._record("result.json")
+        if not self._run.has(record):
+            driver = self._driver
+            if not driver.streamed:
+                driver.held("test")  # a stage itself
+            networks = {"teacher": self._teacher, "found": found}
+            if scaled is not None:
+                networks["next_teacher"] = scaled
+            with driver.stage(self._number, "retrain"):
+                passes = len(networks) * (1 if self._plan.pictures.labelled else 2)
+                tests = passes * len(driver.gallery.sizes("test"))
+                driver.session.view.stage("test", tests, "windows")
+                metrics = {role: driver.metrics(net, role) for role, net in networks.items()}
+            search_ = self._run.read_json(self._record("architecture.json"))
+            stages = ("adapt", "features", "distill", "rate", "search", "tune", "retrain")
+            seconds = {s: self._run.seconds(f"generation-{self._number}/{s}") for s in stages}
+            tree = {
+                "generation": self._number,
+                "teacher": self._title(),
+                "architecture": str(architecture),
+                "loss": search_["loss"],
+                "costs": search_["costs"],
+                "limits": search_["limits"],
+                "proven_optimal": search_["proven_optimal"],
+                "metrics": metrics,
+                "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            }
+            self._run.write_json(record, tree)
+        result: dict[str, Any] = self._run.read_json(record)
+        return result

@@ -1,0 +1,82 @@
+"""Joining a running cluster, with Ray's token authentication on; and who is sent away, and why."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ray.clusters import Served, said, script, serving
+
+ROOM = "say(workers=joined.workers, told=sum(joined.view.told))"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Served]:
+    with serving() as running:
+        yield running
+
+
+def test_a_cluster_that_grows_is_waited_for_and_a_fixed_one_is_not(cluster: Served) -> None:
+    fixed = cluster.driver(ROOM, address=cluster.address, workers=2)
+    assert said(fixed)["refused"] == (
+        "the cluster must have 2 CPU for 2 workers, but has 0 CPU; add nodes"
+    )
+    cluster.add_node(2, RAY_NODE_TYPE_NAME="scaled")
+    growing = cluster.driver(ROOM, address=cluster.address, workers=4)
+    present = cluster.driver(ROOM, environment={"RAY_ADDRESS": cluster.address})
+    assert said(present) == {"workers": 2, "told": 0}
+    assert growing.poll() is None
+    cluster.add_node(2, RAY_NODE_TYPE_NAME="scaled")
+    assert said(growing) == {"workers": 4, "told": 4}
+    impatient = cluster.driver(
+        ROOM,
+        before="import dna_ray.remote.join as join; join._PATIENCE = 1",
+        address=cluster.address,
+        workers=9,
+    )
+    assert said(impatient)["refused"] == (
+        "the cluster must have 9 CPU for 9 workers, but has 4 CPU; give --workers 4, or add nodes"
+    )
+
+
+def test_who_cannot_join_is_told_why(cluster: Served, tmp_path: Path) -> None:
+    token = "must be shown its token, but "
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("another cluster's")
+    reasons = {
+        token + "RAY_AUTH_MODE is not 'token'": {"RAY_AUTH_MODE": "disabled"},
+        token + "it was shown another one": {"RAY_AUTH_TOKEN": "", "HOME": str(tmp_path)},
+        token + "there is none here": {"RAY_AUTH_TOKEN": "", "HOME": str(tmp_path / "nobody")},
+        "but RAY_ADDRESS is 'http://127.0.0.1:8265'": {"RAY_ADDRESS": "http://127.0.0.1:8265"},
+        f"has Ray 2.60.0 on Python {sys.version.split()[0]}, and here is Ray 0.1 on": {},
+    }
+    drivers = {
+        reason: cluster.driver(
+            ROOM,
+            before="" if environment else "ray.__version__ = '0.1'",
+            environment=environment,
+            address=None if "RAY_ADDRESS" in environment else cluster.address,
+        )
+        for reason, environment in reasons.items()
+    }
+    for reason, driver in drivers.items():
+        assert reason in said(driver)["refused"]
+
+
+def test_a_job_joins_the_cluster_that_it_was_submitted_to(cluster: Served) -> None:
+    words = [sys.executable, "-c", script(ROOM), json.dumps({"workers": 1})]
+    submit = Path(sys.executable).with_name("ray")
+    job = subprocess.run(
+        [submit, "job", "submit", "--address", f"http://{cluster.dashboard}", "--", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | cluster.environment,
+        check=False,
+    )
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert json.dumps({"workers": 1, "told": 0}) in job.stdout.splitlines()
