@@ -10,7 +10,7 @@ import sys
 import click
 
 from dna_ray import __version__
-from dna_ray.errors import UserError, causes, nearest
+from dna_ray.errors import StoppedError, UserError, causes, nearest
 
 COMMANDS = {
     "search": "Search the best network for a data set within cost limits.",
@@ -96,5 +96,6 @@ def failure(error: Exception) -> int:
             return 2
     notes = [note for cause in chain for note in reversed(getattr(cause, "__notes__", ()))]
     place = f"{', '.join(dict.fromkeys(notes))}: " if notes else ""
-    _say("failed", f"{place}{type(chain[-1]).__name__}: {chain[-1]}")
+    how = f"; to go on: {error}" if isinstance(error, StoppedError) else ""
+    _say("failed", f"{place}{type(chain[-1]).__name__}: {chain[-1]}{how}")
     return 1

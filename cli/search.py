@@ -1,67 +1,45 @@
 """`dna-ray search`: the main job."""
 
 import json
+import shlex
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dna_ray.config import (
-    Job,
-    differences,
-    job_from_tree,
-    job_to_toml,
-    parse_job,
-    put,
-    setting,
-)
-from dna_ray.data import EMBEDDED
-from dna_ray.errors import UserError, causes, read_text
+from dna_ray.config import Job, differences, job_from_tree, job_to_toml, parse_job
+from dna_ray.errors import StoppedError, UserError, causes, read_text
 from dna_ray.rundir import RunFolder
 from dna_ray.space import Space, load_space, parse_space
+from dna_ray.storage import Place
 
-from .values import amount, parse_limits
+from .job import given_job, job_options
+from .values import amount
 from .view import resumable, shown
 
 
 @click.command("search")
-@click.option("--generations", type=int, help="Generations of DNA+ (default: 1).")
-@click.option("--data", help="solar, photos, or a folder of pictures (default: solar).")
-@click.option("--space", help="demo, mbconv6, mbconv4, or a .toml file (default: demo).")
-@click.option(
-    "--teacher", help="lite0, a timm network, NAME:FILE.safetensors, or a folder of ours."
-)
-@click.option(
-    "--adapt-teacher/--no-adapt-teacher",
-    default=None,
-    help="Fit the teacher to the labels first (default: where its classes are others).",
-)
-@click.option("--max", "limits", multiple=True, metavar="COST=VALUE", help="Such as macs=15M.")
-@click.option("--seed", type=int, help="Of all random streams (default: 0).")
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder, new or empty.")
-@click.option("--resume", type=click.Path(path_type=Path), help="A run folder to go on with.")
+@job_options
+@click.option("--out", help="The run folder, new or empty, here or at a URI such as s3://...")
+@click.option("--resume", help="A run folder to go on with.")
 @click.option("--address", help="A running Ray cluster to join.")
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Processes at a time (default: all CPUs)."
-)
-@click.option("--config", type=click.Path(path_type=Path), help="A TOML file of settings.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Such as rate.images=64."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Show Ray's own messages.")
 def command(
     limits: tuple[str, ...],
-    out: Path | None,
-    resume: Path | None,
+    out: str | None,
+    resume: str | None,
     address: str | None,
     workers: int | None,
-    config: Path | None,
+    config: str | None,
     settings: tuple[str, ...],
     as_json: bool,
     verbose: bool,
@@ -78,15 +56,17 @@ def command(
             "a search is new (--out) or goes on with its folder (--resume), but both are given; "
             "leave one of them out"
         )
-    given = _given(config, settings, parse_limits(limits), options)
+    given = given_job(config, settings, limits, options)
     with resumable("--resume the run folder to go on"), shown() as view:
         job, run, space = _resumed(resume, given) if resume else _prepared(given)
         view.note(f"dna-ray search: {job.data}, space {job.space}, teacher {job.teacher}")
 
         # Torch and Ray take seconds to import: the line above comes first.
         from dna_ray.data import fingerprint, load_pictures
-        from dna_ray.generations import make_plan, search
+        from dna_ray.generations import search
+        from dna_ray.plan import make_plan
         from dna_ray.remote.guard import remove_temporary
+        from dna_ray.remote.nodes import check_nodes
         from dna_ray.remote.session import session
         from dna_ray.teacher import load_teacher
 
@@ -97,54 +77,30 @@ def command(
         plan = make_plan(job, space, pictures, teacher)
         inputs = {"the data": fingerprint(pictures), "the teacher": teacher.fingerprint}
         new = run is None
-        run = run or _create(out, job, space, inputs)
+        run = run or _create(out, job, pictures.name, space, inputs)
         limit = " and ".join(f"{name} <= {amount(value)}" for name, value in plan.limits.items())
-        view.note(f"{space.architectures:,} architectures, limit {limit}; run folder {run.path}")
+        view.note(f"{space.architectures:,} architectures, limit {limit}; run folder {run.place}")
         with run.locked(), _logged(run, verbose), _kept_if_begun(run, new):
             run.check_inputs(inputs)
             if run.session is not None:
                 remove_temporary(run.session)
-            with session(view, address=address, workers=workers, verbose=verbose) as ray_session:
+            name = run.place.path.rpartition("/")[2]
+            with session(
+                view, run=name, address=address, workers=workers, verbose=verbose
+            ) as ray_session:
                 if ray_session.folder is not None:
                     run.remember_session(ray_session.folder)
                 if ray_session.dashboard:
                     view.note(f"Ray dashboard: http://{ray_session.dashboard}")
+                if ray_session.folder is None:  # a cluster of others, with nodes of their own
+                    check_nodes(run.place / "config.toml")
                 results = search(ray_session, run, plan)
     seconds = time.perf_counter() - start
     if as_json:
-        tree = {"run": str(run.path), "seconds": round(seconds, 3), "generations": results}
+        tree = {"run": str(run.place), "seconds": round(seconds, 3), "generations": results}
         click.echo(json.dumps(tree))
     else:
-        _show(results, run.path, seconds)
-
-
-def _given(
-    config: Path | None,
-    settings: tuple[str, ...],
-    limits: dict[str, float],
-    options: dict[str, Any],
-) -> dict[str, Any]:
-    """All that was asked for, as a tree: the file first, then --set, then the options."""
-    tree: dict[str, Any] = {}
-    if config is not None:
-        tree = parse_job(read_text(config, "a configuration file"), f"'{config}'")
-    for text in settings:
-        put(tree, *setting(text))
-    tree |= {name: value for name, value in options.items() if value is not None}
-    if limits:
-        tree["limits"] = limits
-    for name in ("data", "teacher"):
-        source = tree.get(name)
-        if isinstance(source, str) and source not in (*EMBEDDED, "lite0"):
-            tree[name] = _absolute(source)
-    return tree
-
-
-def _absolute(source: str) -> str:
-    """A path, or the path in NAME:FILE, from the root: a run may be resumed from elsewhere."""
-    name, colon, file = source.rpartition(":")
-    path = Path(file)
-    return f"{name}{colon}{path.resolve()}" if path.exists() else source
+        _show(results, run.place, seconds)
 
 
 def _prepared(given: dict[str, Any]) -> tuple[Job, None, Space]:
@@ -152,19 +108,20 @@ def _prepared(given: dict[str, Any]) -> tuple[Job, None, Space]:
     return job, None, load_space(job.space)
 
 
-def _resumed(folder: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, Space]:
+def _resumed(folder: str, given: dict[str, Any]) -> tuple[Job, RunFolder, Space]:
     """The job of a run folder; what is given besides must not differ from it."""
     run = RunFolder.open(folder)
-    recorded = parse_job(run.config, f"'{folder}/config.toml'")
+    file = f"'{run.place / 'config.toml'}'"
+    recorded = parse_job(run.config, file)
     job = job_from_tree(recorded)
     differing = differences(job, job_from_tree(_merged(recorded, given)))
     if differing:
         raise UserError(
             f"a run is resumed with its own settings, but {', '.join(differing)} would differ from "
-            f"'{folder}/config.toml'; leave them out, or start a new run"
+            f"{file}; leave them out, or start a new run"
         )
     if run.space is not None:
-        return job, run, parse_space(run.space, f"'{folder}/space.toml'")
+        return job, run, parse_space(run.space, f"'{run.place / 'space.toml'}'")
     return job, run, load_space(job.space)
 
 
@@ -176,11 +133,13 @@ def _merged(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _create(out: Path | None, job: Job, space: Space, inputs: dict[str, str]) -> RunFolder:
+def _create(
+    out: str | None, job: Job, data: str, space: Space, inputs: dict[str, str]
+) -> RunFolder:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = out or Path("runs") / f"{Path(job.data).name}-{space.name}-{stamp}"
+    where = out or f"runs/{data}-{space.name}-{stamp}"
     source = read_text(Path(job.space), "a space file") if job.space.endswith(".toml") else None
-    return RunFolder.create(path, job_to_toml(job), job.seed, source, inputs)
+    return RunFolder.create(where, job_to_toml(job), job.seed, source, inputs)
 
 
 @contextmanager
@@ -196,19 +155,20 @@ def _kept_if_begun(run: RunFolder, new: bool) -> Iterator[None]:
 
 @contextmanager
 def _logged(run: RunFolder, verbose: bool) -> Iterator[None]:
-    """Keep the trace of a failure in the run folder, and show it with -v."""
+    """Keep the trace of a failure in the run folder, show it with -v, and say how to go on."""
     try:
         yield
-    except UserError:
-        raise
-    except Exception:
-        run.log(traceback.format_exc())
+    except Exception as error:
+        if any(isinstance(cause, UserError) for cause in causes(error)):
+            raise
         if verbose:
             traceback.print_exc()
-        raise
+        with suppress(OSError):  # the run folder may be what failed
+            run.log(traceback.format_exc())
+        raise StoppedError(f"dna-ray search --resume {shlex.quote(str(run.place))}") from error
 
 
-def _show(results: list[dict[str, Any]], path: Path, seconds: float) -> None:
+def _show(results: list[dict[str, Any]], place: Place, seconds: float) -> None:
     """The teacher against the found network, by generation."""
     from rich.console import Console
     from rich.table import Table
@@ -232,5 +192,5 @@ def _show(results: list[dict[str, Any]], path: Path, seconds: float) -> None:
         number, text = result["generation"], result["architecture"]
         console.print(f"{number} teacher: {result['teacher']}", soft_wrap=True, highlight=False)
         console.print(f"{number} found: {text}", soft_wrap=True, highlight=False)
-    console.print(f"run folder: {path}", soft_wrap=True, highlight=False)
-    console.print(f"report: {path / 'report.html'}", soft_wrap=True, highlight=False)
+    console.print(f"run folder: {place}", soft_wrap=True, highlight=False)
+    console.print(f"report: {place / 'report.html'}", soft_wrap=True, highlight=False)

@@ -67,20 +67,20 @@ class Driver:
         dictionary that it is given becomes a row of the metrics, with the seconds.
         """
         stage, start, done = f"generation-{generation}/{name}", time.perf_counter(), False
-        self.run.begin(stage)
-        self.tell({"stage_at_work": 1}, stage=name)
-        try:
-            with noted(f"generation {generation}, {name}"):
-                facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
+        with noted(f"generation {generation}, {name}"):
+            self.run.begin(stage)
+            self.tell({"stage_at_work": 1}, stage=name)
+            try:
                 yield facts
-            done = True
-        finally:
-            seconds = time.perf_counter() - start
-            self.run.end(stage, seconds, done=done)
-            self.tell({"stage_at_work": 0}, stage=name)
-        if facts:
-            row = {"stage": name, "seconds": round(seconds, 3)}
-            self.run.measure(generation, [row | facts])
+                done = True
+            finally:
+                seconds = time.perf_counter() - start
+                self.run.end(stage, seconds, done=done)
+                self.tell({"stage_at_work": 0}, stage=name)
+            if facts:
+                row = {"stage": name, "seconds": round(seconds, 3)}
+                self.run.measure(generation, [row | facts])
         self.session.view.end_stage(seconds)
 
     @property

@@ -10,6 +10,13 @@ class UserError(Exception):
     """The input is wrong. The command line prints the message alone and exits with status 2."""
 
 
+class StoppedError(Exception):
+    """A run ended at what is no wrong input, and can go on; the message says how.
+
+    Raised from what ended it. The command line prints both and exits with status 1.
+    """
+
+
 @contextmanager
 def noted(place: str) -> Iterator[None]:
     """Add to whatever fails in the body where that was, such as a stage, or a block and cell.
@@ -26,7 +33,7 @@ def noted(place: str) -> Iterator[None]:
 def causes(error: BaseException) -> Iterator[BaseException]:
     """An error and all that led to it, down through the wrappers of Ray."""
     yield error
-    inner = [getattr(error, "cause", None), error.__cause__]
+    inner = [getattr(error, name, None) for name in ("cause", "controller_failure", "__cause__")]
     inner += list(getattr(error, "worker_failures", {}).values())
     for cause in inner:
         if isinstance(cause, BaseException):

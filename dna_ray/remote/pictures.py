@@ -193,13 +193,20 @@ def _dataset(name: str, rows: Sequence[Mapping[str, int]]) -> Dataset:
 
 
 def draw_window(batch: Any, pictures: list[Any], rows: list[Any], job: Job, resolution: int) -> Any:
-    """Draw the views of one window."""
-    shown = _fetched(rows[0])[int(batch["number"][0])]
-    return {"picture": draw(_fetched(pictures[0]), shown, job, resolution)}
+    """Draw the views of one window; on failure, a black one and the reason."""
+    shown, failure = _fetched(rows[0])[int(batch["number"][0])], ""
+    try:
+        drawn = draw(_fetched(pictures[0]), shown, job, resolution)
+    except UserError as error:  # which Ray Data would turn into an error of its own
+        drawn, failure = np.zeros((1, resolution, resolution, 3), np.uint8), str(error)
+    return {"picture": drawn, "failure": [failure] * len(drawn)}
 
 
 def _pixels(block: pa.Table) -> Array:
-    """The pictures of a block of Ray Data as one array."""
+    """The pictures of a block of Ray Data as one array; raises UserError where they failed."""
+    failure = block.column("failure")[0].as_py()
+    if failure:
+        raise UserError(failure)
     (column,) = block.column("picture").chunks
     return np.asarray(column.to_numpy(zero_copy_only=False))
 

@@ -3,33 +3,28 @@
 import logging
 import os
 import signal
-import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import ray
-import torch
 
-from dna_ray.errors import UserError
 from dna_ray.progress import View
-from dna_ray.remote.board import ProgressBoard
+from dna_ray.remote.board import start_board
 from dna_ray.remote.guard import temporary_folder
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from dna_ray.remote.join import asked, check_answers, explained, wait_for_room
 
 # Sums depend on how many threads make them, so every process that computes uses exactly one, and
-# speed comes from processes. A reused worker may keep another setting: hence `single_threaded`.
+# speed comes from processes. A reused worker may keep another setting, as tasks know.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # or the dashboard does not list runs
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a run's end is noticed as late as that
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -64,93 +59,53 @@ class Session:
 
 @contextmanager
 def session(
-    view: View, *, address: str | None = None, workers: int | None = None, verbose: bool = False
+    view: View,
+    *,
+    run: str = "",
+    address: str | None = None,
+    workers: int | None = None,
+    verbose: bool = False,
 ) -> Iterator[Session]:
-    """Start Ray on this machine, or join the cluster at `address`; leave it in the end.
+    """Start Ray on this machine, or join a cluster; leave it in the end.
 
-    `workers` is the number of processes that train or rate at a time; all processors of the
-    cluster where it is None. SIGTERM keeps its handler, which Ray would replace. Raises UserError
-    where no cluster answers.
+    `address` is the cluster's; where it is None, RAY_ADDRESS counts. `workers` is the number of
+    processes that train or rate at a time; all processors of the cluster where it is None. `run`
+    tells its metrics from those of other runs. SIGTERM keeps its handler, which Ray would replace.
+    Raises UserError where no cluster answers, or where it does not let us in or has no room.
     """
-    environment = _ENVIRONMENT if address else _ENVIRONMENT | _LOCAL_ENVIRONMENT
-    for name, value in environment.items():
-        os.environ.setdefault(name, value)
+    joined, name = asked(address)
+    environment = _ENVIRONMENT if joined else _ENVIRONMENT | _LOCAL_ENVIRONMENT
+    for variable, value in environment.items():
+        os.environ.setdefault(variable, value)
     level = logging.INFO if verbose else logging.ERROR
-    for name in ("ray", "ray.train", "ray.tune", "ray.data"):
-        logging.getLogger(name).setLevel(level)
+    for logger in ("ray", "ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(logger).setLevel(level)
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
-    if address is not None:
-        _check_answers(address)
+    if joined is not None:
+        options |= {"address": joined}
     else:
         count = workers or os.cpu_count() or 1
         options |= {"address": "local", "num_cpus": count, "include_dashboard": True}
         options |= {"dashboard_host": "127.0.0.1"}
-    with temporary_folder() if address is None else nullcontext() as folder:
+    with temporary_folder() if joined is None else nullcontext() as folder:
         terminate = signal.getsignal(signal.SIGTERM)
         try:
-            context: Any = ray.init(**({"address": address} | options))
-        except ConnectionError as error:
-            raise UserError(
-                f"a Ray cluster must answer at the address, but none does at '{address}' "
-                f"({str(error).splitlines()[0]}); check --address"
-            ) from None
-        try:
+            with explained(joined, name):
+                if joined is not None:
+                    check_answers(joined, name)
+                context: Any = ray.init(**options)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, terminate)
-            if address is None:
+            if joined is None:
                 _make_private(Path.home() / ".ray" / "auth_token")
-            processors = int(ray.cluster_resources().get("CPU", 0))
-            if processors < (workers or 1):
-                raise UserError(
-                    f"the cluster must have a processor for every worker, but has {processors} "
-                    f"for {workers or 1}; give fewer --workers"
-                )
-            board = ProgressBoard.remote()  # type: ignore[attr-defined]
-            yield Session(workers or processors, board, view, context.dashboard_url or "", folder)
+            room = wait_for_room(workers, view)
+            dashboard = context.dashboard_url or ""
+            yield Session(workers or room, start_board(run), view, dashboard, folder)
         finally:
             ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Raise UserError at once where Ray would try for minutes to reach a cluster."""
-    host, _, port = address.rpartition(":")
-    if address == "auto":
-        return  # Ray looks for a cluster of this machine, and says at once where there is none
-    if not host or not port.isdigit():
-        raise UserError(
-            f"an address must be HOST:PORT, or auto for the cluster of this machine, but is "
-            f"'{address}'; see what `ray status` says of the cluster"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"a Ray cluster must answer at the address, but none does at '{address}' ({error}); "
-            "check --address"
-        ) from None
 
 
 def _make_private(token: Path) -> None:
     """Let nobody else read the token by which Ray knows its user; Ray makes it readable by all."""
     if token.is_file():
         token.chmod(0o600)
-
-
-def single_threaded(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a task's function with one torch thread, on any worker."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        torch.set_num_threads(1)
-        return function(*args, **kwargs)
-
-    return run
-
-
-def task(function: Callable[..., Any], **options: Any) -> Any:
-    """A remote task of a module's function, with Ray's `options`.
-
-    The function itself stays what its module calls it, so that Ray sends its name, not its code.
-    """
-    remote: Any = ray.remote
-    return remote(function).options(**options)

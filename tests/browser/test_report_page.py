@@ -87,7 +87,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     return {
-        name: write_report(make_run(folder / name, sketch).path)
+        name: write_report(make_run(folder / name, sketch).place.name).local
         for name, sketch in SKETCHES.items()
     }
 

@@ -18,17 +18,31 @@ from pathlib import Path
 from typing import Any
 
 _SERVER = """
-import json, os, sys
+import json, os, sys, threading, time
+from ray._raylet import GcsClient
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import AutoscalingState
 cluster = Cluster(initialize_head=True, head_node_args=json.loads(sys.argv[1]))
 print(cluster.address, cluster.webui_url, flush=True)
+def refuse():
+    head = GcsClient(cluster.address)
+    for version in range(1, 1000):
+        wanted = get_cluster_resource_state(head).pending_gang_resource_requests
+        state = AutoscalingState(autoscaler_state_version=version)
+        state.infeasible_gang_resource_requests.extend(wanted)
+        head.report_autoscaling_state(state.SerializeToString())
+        time.sleep(0.2)
 for line in sys.stdin:
     order = json.loads(line)
-    os.environ.update(order["environment"])
-    cluster.add_node(num_cpus=order["cpus"])
-    print("joined", flush=True)
-    for name in order["environment"]:
-        del os.environ[name]
+    if order["cpus"] is None:
+        threading.Thread(target=refuse, daemon=True).start()
+    else:
+        os.environ.update(order["environment"])
+        cluster.add_node(num_cpus=order["cpus"])
+        for name in order["environment"]:
+            del os.environ[name]
+    print("done", flush=True)
 cluster.shutdown()
 """
 
@@ -67,12 +81,19 @@ class Served:
 
     def add_node(self, cpus: int, **environment: str) -> None:
         """Start another node, with more in its environment than the cluster's own."""
+        self._order(cpus, environment)
+
+    def grow_no_more(self) -> None:
+        """Say from now on, as an autoscaler does, that what is asked for is beyond its limits."""
+        self._order(None, {})
+
+    def _order(self, cpus: int | None, environment: dict[str, str]) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         order = {"cpus": cpus, "environment": environment}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
-        assert self.process.stdout.readline() == "joined\n"
+        assert self.process.stdout.readline() == "done\n"
 
     def driver(
         self,
@@ -89,6 +110,7 @@ class Served:
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | self.environment | (environment or {}),
+            cwd=self.environment["TMPDIR"],  # Ray lets workers import from where a driver is
         )
 
 

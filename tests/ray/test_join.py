@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from dna_ray import __version__
 from tests.ray.clusters import Served, said, script, serving
 
 ROOM = "say(workers=joined.workers, told=sum(joined.view.told))"
+CHECK = f"check_nodes(Place.of({__file__!r})); {ROOM}"
+IMPATIENT = "import dna_ray.remote.join as join; join._BEYOND_LIMITS = 0"
 
 
 @pytest.fixture(scope="module")
@@ -21,24 +24,21 @@ def cluster() -> Iterator[Served]:
 
 
 def test_a_cluster_that_grows_is_waited_for_and_a_fixed_one_is_not(cluster: Served) -> None:
-    fixed = cluster.driver(ROOM, address=cluster.address, workers=2)
+    too_many = {"address": cluster.address, "workers": 4}
+    fixed = cluster.driver(ROOM, **too_many)
     assert said(fixed)["refused"] == (
-        "the cluster must have 2 CPU for 2 workers, but has 0 CPU; add nodes"
+        "the cluster must have 4 CPU for 4 workers, but has 0 CPU; add nodes"
     )
     cluster.add_node(2, RAY_NODE_TYPE_NAME="scaled")
-    growing = cluster.driver(ROOM, address=cluster.address, workers=4)
-    present = cluster.driver(ROOM, environment={"RAY_ADDRESS": cluster.address})
+    growing = cluster.driver(ROOM, **too_many)
+    present = cluster.driver(CHECK, environment={"RAY_ADDRESS": cluster.address})
     assert said(present) == {"workers": 2, "told": 0}
     assert growing.poll() is None
     cluster.add_node(2, RAY_NODE_TYPE_NAME="scaled")
     assert said(growing) == {"workers": 4, "told": 4}
-    impatient = cluster.driver(
-        ROOM,
-        before="import dna_ray.remote.join as join; join._PATIENCE = 1",
-        address=cluster.address,
-        workers=9,
-    )
-    assert said(impatient)["refused"] == (
+    cluster.grow_no_more()
+    in_vain = cluster.driver(ROOM, before=IMPATIENT, address=cluster.address, workers=9)
+    assert said(in_vain)["refused"] == (
         "the cluster must have 9 CPU for 9 workers, but has 4 CPU; give --workers 4, or add nodes"
     )
 
@@ -80,3 +80,14 @@ def test_a_job_joins_the_cluster_that_it_was_submitted_to(cluster: Served) -> No
     )
     assert job.returncode == 0, job.stdout + job.stderr
     assert json.dumps({"workers": 1, "told": 0}) in job.stdout.splitlines()
+
+
+def test_a_node_without_dna_ray_is_named_before_anything_runs(
+    cluster: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "dna_ray").mkdir()
+    (tmp_path / "dna_ray" / "__init__.py").write_text("raise ModuleNotFoundError('none here')")
+    cluster.add_node(0, PYTHONPATH=str(tmp_path))
+    refused = said(cluster.driver(CHECK, address=cluster.address, workers=1))["refused"]
+    assert refused.startswith(f"every node must have dna-ray {__version__}, as the driver has, but")
+    assert "has none" in refused

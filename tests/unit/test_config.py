@@ -125,6 +125,7 @@ WRONG: dict[Any, list[Any]] = {
     int: ["1", 1.0, True, [1], {}],
     float: ["0.5", True, [0.5], {}],
     str: [1, True, ["a"], {}],
+    bool: ["yes", 1, 0.0, [True]],
     bool | None: ["yes", 1, 0.0, [True]],
     tuple[float, float]: [0.01, "0.1", [], [0.01], [0.01, 0.1, 0.2], [0.01, "0.1"], [True, 1]],
     dict[str, float]: [5, "macs=5", [5], {"macs": "5"}, {"macs": True}, {"macs": {}}],

@@ -1,0 +1,165 @@
+"""The forecast of a search, from short trials on a cluster. Nothing that is trained is kept."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from dna_ray.calibration import TRIED, Pixels, cell_macs, time_teacher
+from dna_ray.config import Job
+from dna_ray.data import Pictures
+from dna_ray.forecast import Forecast, decided
+from dna_ray.network.model import TrainedModel, build_model, trained, with_classes
+from dna_ray.placement import Resources, plan_ranks, share_out
+from dna_ray.plan import Plan, recipe
+from dna_ray.rates import Rates, Teaching, later_teaching
+from dna_ray.remote.calibration import cluster_resources, try_cells, try_teacher
+from dna_ray.remote.session import Session
+from dna_ray.remote.tasks import device, single_threaded, task
+from dna_ray.retrain import Recipe
+from dna_ray.space import NetworkSpec, Space, Where, network_costs, scale
+from dna_ray.teacher import Cut, Teacher
+from dna_ray.trials import time_drawing, time_search, time_training, time_walk
+from dna_ray.work import expected_macs, likely_network, teacher_costs, worth_measuring
+
+# On a processor a trial takes so many multiply-adds, some seconds' worth, and fewer pictures of
+# larger networks for that; a GPU is quick, and slow only where it has little to do at a time.
+_TRIAL = 30e9
+
+# A training step takes about so many times the multiply-adds of the forward pass.
+_STEP = 3
+
+# Pictures that go through a network at a time where it is not trained, and that are drawn.
+_AT_ONCE, _DRAWN = 64, 16
+
+
+def foretell(session: Session, plan: Plan) -> Forecast:
+    """Measure the work of a planned search on a cluster, and foretell what it will take."""
+    job, space = plan.job, plan.space
+    resources = cluster_resources()
+    cache, hindrance = decided(plan, resources.store_bytes)
+    macs = cell_macs(space, plan.cut, plan.resolution)
+    beside, useful = cache.mode == "stream", len(macs) * job.distill.shards
+    share = share_out(resources, session.workers, useful, beside=beside)
+    batch = job.distill.batch // job.distill.shards
+    batch = _pictures(resources, _STEP * TRIED * max(macs.values()), batch)
+    trials = try_cells(
+        session,
+        space,
+        plan.cut,
+        plan.pixels,
+        replace(job.distill, batch=batch, shards=1),
+        plan.resolution,
+        {"num_cpus": share.rank_cpus, "num_gpus": share.rank_gpus},
+    )
+    cells = {where: trial.seconds for where, trial in trials.items()}
+    needed = max(trial.gpu_bytes for trial in trials.values())
+    share = share_out(resources, session.workers, useful, beside=beside, rank_bytes=needed)
+    measured = worth_measuring(job.distill, job.features.images * job.distill.epochs)
+    ranks = plan_ranks(cells if measured else macs, share.ranks, job.distill.shards)
+    teacher = teacher_costs(plan.teacher.spec, plan.resolution)
+    expected = expected_macs(space, plan.table, plan.limits)
+    network = likely_network(space, expected, plan.resolution, plan.classes)
+    rates = _rates(session, plan, resources, network, teacher["macs"], cells)
+    teachings = [Teaching(cut=plan.cut, teacher=rates.teacher, cells=cells, ranks=ranks)]
+    if job.generations > 1:
+        scaled = scale(network, job.retrain.scale)
+        seconds = rates.testing * network_costs(scaled, plan.resolution).total.macs
+        teachings += [later_teaching(plan, teachings[0], scaled, seconds)] * (job.generations - 1)
+    return Forecast(
+        plan=plan,
+        cache=cache,
+        hindrance=hindrance,
+        resources=resources,
+        workers=session.workers,
+        rates=rates,
+        teacher=teacher,
+        teachings=tuple(teachings),
+        network=network,
+    )
+
+
+def _pictures(resources: Resources, macs: float, most: int) -> int:
+    """How many pictures a trial takes where each costs so many multiply-adds."""
+    return most if resources.gpus else int(min(most, max(2, _TRIAL // macs)))
+
+
+def _rates(
+    session: Session,
+    plan: Plan,
+    resources: Resources,
+    network: NetworkSpec,
+    teacher_macs: int,
+    cells: Mapping[Where, float],
+) -> Rates:
+    """All rates but those of `cells`, by trials that disturb each other as a search's work does."""
+    job, space, resolution = plan.job, plan.space, plan.resolution
+    macs = cell_macs(space, plan.cut, resolution)
+    own = network_costs(network, resolution).total.macs
+    found = ray.put(trained(network, build_model(network)))
+    alone: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1 if resources.gpus else 0}
+    shard = job.retrain.batch // job.retrain.shards
+
+    def start(function: Any, *args: Any, on_gpu: bool = True) -> Any:
+        reserved = alone if on_gpu else {"num_cpus": 1}
+        return task(function, name="trial of a part", **reserved).remote(*args)
+
+    def steps(macs: float) -> Recipe:
+        batch = _pictures(resources, _STEP * TRIED * macs, shard)
+        return replace(recipe(job, 1, 1e-3, 0.0), batch=batch, shards=1)
+
+    tested = _pictures(resources, own, _AT_ONCE)
+    refs: dict[Any, Any] = {
+        "training": start(_train, found, steps(own), resolution),
+        "testing": start(_test, found, resolution, tested, True),
+        "trying": start(_test, found, resolution, min(tested, _AT_ONCE), False, on_gpu=False),
+        "drawing": start(_draw, ray.put(plan.pictures), job, resolution, on_gpu=False),
+    }
+    if plan.adapt:
+        adapted = ray.put(with_classes(plan.teacher, plan.classes))
+        refs["adapting"] = start(_train, adapted, steps(teacher_macs), resolution)
+    for where in space.cells:
+        count = _pictures(resources, 2 * len(space.blocks[where[0]].ops) * macs[where], _AT_ONCE)
+        refs[where] = start(_walk, space, plan.cut, plan.pixels, where, resolution, count)
+    session.view.stage("calibration", len(refs) + 1, "trials")
+    taught = _pictures(resources, teacher_macs, _AT_ONCE)
+    teacher = try_teacher(plan.teacher, plan.cut, resolution, taught, alone)
+    session.view.advance(1)
+    session.wait(list(refs.values()))
+    seconds = {name: ray.get(ref) for name, ref in refs.items()}
+    return Rates(
+        drawing=seconds["drawing"],
+        teacher=teacher,
+        adapting=seconds.get("adapting", 0.0),
+        cells=cells,
+        walking={where: seconds[where] / macs[where] for where in space.cells},
+        training=seconds["training"] / own,
+        testing=seconds["testing"] / own,
+        trying=seconds["trying"] / own,
+        searching=time_search(space, plan.table, plan.limits),
+    )
+
+
+@single_threaded
+def _train(model: TrainedModel, steps: Recipe, resolution: int) -> float:
+    return time_training(model, steps, resolution, device())
+
+
+@single_threaded
+def _test(model: TrainedModel, resolution: int, pictures: int, on_gpu: bool) -> float:
+    whole = Cut(modules=(), widths=(), sizes=())
+    where = device() if on_gpu else "cpu"
+    return time_teacher(Teacher(model, whole, where), resolution, pictures)
+
+
+@single_threaded
+def _draw(pictures: Pictures, job: Job, resolution: int) -> float:
+    return time_drawing(pictures, job, resolution, _DRAWN)
+
+
+@single_threaded
+def _walk(
+    space: Space, cut: Cut, pixels: Pixels, where: Where, resolution: int, pictures: int
+) -> float:
+    return time_walk(space, cut, pixels, where, resolution, pictures, device())

@@ -1,0 +1,83 @@
+"""Short trials of the work that no stage of a search waits for: what `dna-ray plan` measures."""
+
+import time
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from dna_ray.calibration import TRIED, Pixels
+from dna_ray.config import Job
+from dna_ray.data import Pictures
+from dna_ray.data.schedule import read_decoded
+from dna_ray.data.transforms import augmented_view
+from dna_ray.network.cell import build_cell
+from dna_ray.network.model import TrainedModel
+from dna_ray.retrain import PictureSet, Recipe, Trainer
+from dna_ray.search import ratings_of, select
+from dna_ray.shards import alone
+from dna_ray.space import CostTable, Space, Where
+from dna_ray.teacher import Cut
+
+
+@torch.inference_mode()
+def time_walk(
+    space: Space,
+    cut: Cut,
+    pixels: Pixels,
+    where: Where,
+    resolution: int,
+    pictures: int,
+    device: torch.device | str,
+) -> float:
+    """Seconds of one picture through an average path of a cell, as when it is rated."""
+    block, cell = where
+    net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
+    net.to(device).to(memory_format=torch.channels_last).eval()
+    side = cut.sizes[block - 1] if block else resolution
+    x = torch.rand(pictures, cut.width_in(block), side, side, device=device)
+    x = x.to(memory_format=torch.channels_last)
+    layers, ops = space.blocks[block].cells[cell].layers, space.blocks[block].ops
+    for _ in range(2):  # the first time is slower, as memory is had and kernels are chosen
+        start = time.perf_counter()
+        for op in ops:
+            last = net(x, (op,) * layers)
+        float(last.sum())  # waits for the device
+        seconds = time.perf_counter() - start
+    return seconds / len(ops) / pictures
+
+
+def time_training(
+    model: TrainedModel, recipe: Recipe, resolution: int, device: torch.device | str
+) -> float:
+    """Seconds of a network's training step for one picture, on minibatches of noise."""
+    rng = np.random.default_rng(0)
+    count = TRIED * recipe.batch
+    noise = rng.integers(256, size=(count, resolution, resolution, 3), dtype=np.uint8)
+    data = PictureSet([noise], rng.integers(model.spec.classes, size=count), None)
+    whole = replace(recipe, passes=1, shards=1)
+    trainer = Trainer(model.build(), data, whole, (0, "trial"), range(1), alone, device)
+    times: list[float] = []
+    trainer.train_pass(lambda _: times.append(time.perf_counter()))  # the loss was waited for
+    return float(np.median([end - start for start, end in pairwise(times)])) / recipe.batch
+
+
+def time_drawing(pictures: Pictures, job: Job, resolution: int, count: int) -> float:
+    """Seconds to read, decode and augment one picture that trains, a broken one or not."""
+    train = pictures.splits["train"]
+    chosen = train[np.linspace(0, len(train) - 1, count).astype(int)]
+    for drawn in (chosen[:1], chosen):  # the first picture is slower, as code is loaded
+        start = time.perf_counter()
+        for number, (picture, _) in enumerate(read_decoded(pictures, drawn, resolution)):
+            augmented_view(picture, resolution, job.features, number)
+    return (time.perf_counter() - start) / count
+
+
+def time_search(space: Space, table: CostTable, limits: dict[str, float]) -> float:
+    """Seconds of the search step, on losses drawn at random."""
+    rng = np.random.default_rng(0)
+    losses = [[rng.random(b.count(c)) for c in range(len(b.cells))] for b in space.blocks]
+    start = time.perf_counter()
+    select(ratings_of(space, table, losses, {}), limits)
+    return time.perf_counter() - start
