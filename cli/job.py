@@ -1,4 +1,4 @@
-"""What is to be searched: the options that `search` and `plan` share, and the job they make."""
+"""The options that `search` and `plan` share: what is to be searched, and where it runs."""
 
 from collections.abc import Callable
 from importlib import resources
@@ -34,6 +34,27 @@ _OPTIONS = (
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Such as rate.images=64."
     ),
 )
+
+
+_CLUSTER_OPTIONS = (
+    click.option(
+        "--address",
+        help="A running Ray cluster to join: HOST:PORT, or auto; RAY_ADDRESS counts too.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        help="Processes at a time (default: one for each GPU, or for each CPU without any).",
+    ),
+    click.option("--gpu", is_flag=True, help="Wait until every worker can have a GPU of its own."),
+)
+
+
+def cluster_options(command: F) -> F:
+    """Give a command the options that say where it runs: those of `session`."""
+    for option in reversed(_CLUSTER_OPTIONS):
+        command = option(command)
+    return command
 
 
 def job_options(command: F) -> F:

@@ -10,7 +10,7 @@ from dna_ray.config import job_from_tree
 from dna_ray.errors import UserError
 from dna_ray.space import cost_name, load_space
 
-from .job import given_job, job_options
+from .job import cluster_options, given_job, job_options
 from .values import amount
 from .view import shown
 
@@ -20,10 +20,7 @@ from .view import shown
 @click.option("--pictures", type=click.IntRange(min=1), help="So many, in the place of --data.")
 @click.option("--classes", type=click.IntRange(min=1), help="Of these pictures (default: none).")
 @click.option("--tests", type=click.IntRange(min=1), help="So many more, in a part that tests.")
-@click.option("--address", help="A running Ray cluster to join.")
-@click.option(
-    "--workers", type=click.IntRange(min=1), help="Processes at a time (default: all CPUs)."
-)
+@cluster_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Show Ray's own messages.")
 def command(
@@ -35,6 +32,7 @@ def command(
     tests: int | None,
     address: str | None,
     workers: int | None,
+    gpu: bool,
     as_json: bool,
     verbose: bool,
     **options: Any,
@@ -76,7 +74,9 @@ def command(
         view.note(found.notice)
         teacher, lacking = teacher_or_its_shape(job.teacher)
         plan = make_plan(job, space, found, teacher)
-        with session(view, address=address, workers=workers, verbose=verbose) as ray_session:
+        with session(
+            view, address=address, workers=workers, gpu=gpu, verbose=verbose
+        ) as ray_session:
             tree = outlook(foretell(ray_session, plan))
     if lacking:
         tree["warnings"].append(f"planned with a teacher without its weights: {lacking}")

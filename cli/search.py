@@ -18,7 +18,7 @@ from dna_ray.rundir import RunFolder
 from dna_ray.space import Space, load_space, parse_space
 from dna_ray.storage import Place
 
-from .job import given_job, job_options
+from .job import cluster_options, given_job, job_options
 from .values import amount
 from .view import resumable, shown
 
@@ -27,10 +27,7 @@ from .view import resumable, shown
 @job_options
 @click.option("--out", help="The run folder, new or empty, here or at a URI such as s3://...")
 @click.option("--resume", help="A run folder to go on with.")
-@click.option("--address", help="A running Ray cluster to join.")
-@click.option(
-    "--workers", type=click.IntRange(min=1), help="Processes at a time (default: all CPUs)."
-)
+@cluster_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Show Ray's own messages.")
 def command(
@@ -39,6 +36,7 @@ def command(
     resume: str | None,
     address: str | None,
     workers: int | None,
+    gpu: bool,
     config: str | None,
     settings: tuple[str, ...],
     as_json: bool,
@@ -66,7 +64,6 @@ def command(
         from dna_ray.generations import search
         from dna_ray.plan import make_plan
         from dna_ray.remote.guard import remove_temporary
-        from dna_ray.remote.nodes import check_nodes
         from dna_ray.remote.session import session
         from dna_ray.teacher import load_teacher
 
@@ -86,14 +83,12 @@ def command(
                 remove_temporary(run.session)
             name = run.place.path.rpartition("/")[2]
             with session(
-                view, run=name, address=address, workers=workers, verbose=verbose
+                view, run=name, address=address, workers=workers, gpu=gpu, verbose=verbose
             ) as ray_session:
                 if ray_session.folder is not None:
                     run.remember_session(ray_session.folder)
                 if ray_session.dashboard:
                     view.note(f"Ray dashboard: http://{ray_session.dashboard}")
-                if ray_session.folder is None:  # a cluster of others, with nodes of their own
-                    check_nodes(run.place / "config.toml")
                 results = search(ray_session, run, plan)
     seconds = time.perf_counter() - start
     if as_json:

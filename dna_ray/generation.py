@@ -186,9 +186,8 @@ class Generation:
         record, plan = self._record("ratings.parquet"), self._plan
         if not self._run.has(record):
             self._teach(train=False)
-            left = sum(b.count(c) for b in plan.space.blocks for c in range(len(b.cells)))
+            paths = sum(b.count(c) for b in plan.space.blocks for c in range(len(b.cells)))
             with self._driver.stage(self._number, "rate") as facts:
-                self._driver.tell({"paths_left": left})
                 losses = rate(
                     self._driver.session,
                     plan.space,
@@ -203,8 +202,7 @@ class Generation:
                 metadata = {"method": "dna", "seed": str(self._job.seed)}
                 ratings = ratings_of(plan.space, plan.table, losses, metadata)
                 self._run.write_table(record, to_arrow(ratings))
-                facts |= {"paths": left, "images": self._job.rate.images}
-                self._driver.tell({"paths_left": 0})
+                facts |= {"paths": paths, "images": self._job.rate.images}
         return read_ratings(pa.BufferReader(self._run.read(record)))
 
     def searched(self, ratings: Ratings) -> Architecture:

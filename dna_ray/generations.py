@@ -11,6 +11,7 @@ from typing import Any
 from dna_ray.driver import Driver
 from dna_ray.generation import Generation
 from dna_ray.plan import Plan
+from dna_ray.remote.nodes import check_nodes
 from dna_ray.remote.session import Session
 from dna_ray.report import write_report
 from dna_ray.rundir import RunFolder
@@ -19,6 +20,8 @@ from dna_ray.teacher import cut_teacher
 
 def search(session: Session, run: RunFolder, plan: Plan) -> list[dict[str, Any]]:
     """Run all generations of a plan; one result each, in the form of the command's JSON."""
+    if session.folder is None:  # a cluster that we joined, with nodes of its own
+        check_nodes(run.place / "config.toml")
     driver = Driver(session, run, plan)
     teacher, cut = driver.first_teacher(), plan.cut
     results = []

@@ -77,9 +77,10 @@ def check_answers(address: str, name: str) -> None:
 
 
 @contextmanager
-def explained(address: str | None, name: str) -> Iterator[None]:
-    """While Ray connects: turn what hinders it into a UserError."""
+def joining(address: str, name: str) -> Iterator[None]:
+    """While Ray connects to a cluster: turn what hinders it into a UserError."""
     try:
+        check_answers(address, name)
         yield
     except AuthenticationError:
         raise _refused(address, "there is none here") from None
@@ -91,7 +92,7 @@ def explained(address: str | None, name: str) -> Iterator[None]:
         versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
         if "Version mismatch" not in str(error) or len(versions) != 2:
             raise
-        there, here = (f"Ray {ray} on Python {python}" for ray, python in versions)
+        there, here = ("Ray {} on Python {}".format(*both) for both in versions)
         raise UserError(
             f"a search must have the versions of the cluster it joins, but '{address}' has "
             f"{there}, and here is {here}; start it in the cluster's own environment, or start the "
@@ -104,7 +105,7 @@ def _shown() -> str:
     return "it was shown another one" if token else "RAY_AUTH_MODE is not 'token'"
 
 
-def _refused(address: str | None, reason: str) -> UserError:
+def _refused(address: str, reason: str) -> UserError:
     return UserError(
         f"the cluster at '{address}' must be shown its token, but {reason}; set "
         "RAY_AUTH_MODE=token, and put what `ray get-auth-token` says on the cluster's head into "
@@ -112,7 +113,7 @@ def _refused(address: str | None, reason: str) -> UserError:
     )
 
 
-def _silent(address: str | None, name: str, reason: str) -> UserError:
+def _silent(address: str, name: str, reason: str) -> UserError:
     return UserError(
         f"a Ray cluster must answer at the address, but none does at '{address}' ({reason}); "
         f"check {name}"
@@ -135,20 +136,20 @@ def wait_for_room(
         raise _too_small(wanted, room, each)
     view.stage("cluster", wanted, "workers")
     view.advance(room, "waiting for nodes to join")
-    start = change = time.monotonic()
+    most, start = room, time.monotonic()
+    change = start
     # The demand goes with the driver, however that ends: the cluster is free to shrink again.
     demand = placement_group([dict(each)] * wanted, name="workers of a search")
     try:
         while room < wanted:
             demand.wait(_LOOK_AGAIN)
-            now = _room(each)
-            if now > room:
-                view.advance(now - room)
-                change = time.monotonic()
+            room = _room(each)
+            if room > most:
+                view.advance(room - most)
+                most, change = room, time.monotonic()
             patience = _BEYOND_LIMITS if _beyond_limits(demand) else _PATIENCE
-            if time.monotonic() - change > patience:
-                raise _too_small(wanted, now, each)
-            room = now
+            if room < wanted and time.monotonic() - change > patience:
+                raise _too_small(wanted, room, each)
     finally:
         remove_placement_group(demand)
     view.end_stage(time.monotonic() - start)
@@ -176,7 +177,8 @@ def _too_small(wanted: int, room: int, each: Mapping[str, float]) -> UserError:
     there = ray.cluster_resources()
     need = " and ".join(f"{amount * wanted:g} {name}" for name, amount in each.items())
     have = " and ".join(f"{there.get(name, 0.0):g} {name}" for name in each)
+    whom = "a worker" if wanted == 1 else f"{wanted} workers"
     fewer = f"give --workers {room}, or " if room else ""
     return UserError(
-        f"the cluster must have {need} for {wanted} workers, but has {have}; {fewer}add nodes"
+        f"the cluster must have {need} for {whom}, but has {have}; {fewer}add nodes to it"
     )

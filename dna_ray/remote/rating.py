@@ -1,7 +1,6 @@
 """Rating as remote tasks: one for every first op of every cell."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import ray
@@ -48,7 +47,6 @@ def rate(
         (where, op): task(
             _rate, name=f"rate block {where[0] + 1}, cell {where[1]}", **resources
         ).remote(
-            session.board,
             space,
             cut,
             pixels,
@@ -61,7 +59,15 @@ def rate(
         )
         for where, op in shards
     }
-    session.wait(list(refs.values()))
+    blocks = space.blocks
+    paths = {
+        ref: len(blocks[block].ops) ** (blocks[block].cells[cell].layers - 1)
+        for ((block, cell), _), ref in refs.items()
+    }
+    left = sum(paths.values())
+    for ref in session.finished(list(paths)):
+        left -= paths[ref]
+        observe(session.board, {"paths_rated": paths[ref], "paths_left": left})
     return [
         [
             np.concatenate([ray.get(refs[(b, c), op]) for op in block.ops])
@@ -73,7 +79,6 @@ def rate(
 
 @single_threaded
 def _rate(
-    board: Any,
     space: Space,
     cut: Cut,
     pixels: tuple[tuple[float, ...], tuple[float, ...]],
@@ -92,9 +97,7 @@ def _rate(
     half = len(boundaries) // 2
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
     with noted(f"block {block + 1}, cell {cell}"):
-        losses = np.array(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
-    observe(board, {"paths_rated": len(losses)})
-    return losses
+        return np.array(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
 
 
 def rating_set(inputs: Sequence[Array], targets: Sequence[Array], sizes: Rate) -> RatingSet:

@@ -15,7 +15,7 @@ import ray
 from dna_ray.progress import View
 from dna_ray.remote.board import start_board
 from dna_ray.remote.guard import temporary_folder
-from dna_ray.remote.join import asked, check_answers, explained, wait_for_room
+from dna_ray.remote.join import asked, joining, wait_for_room
 
 # Sums depend on how many threads make them, so every process that computes uses exactly one, and
 # speed comes from processes. A reused worker may keep another setting, as tasks know.
@@ -48,13 +48,19 @@ class Session:
     dashboard: str
     folder: Path | None  # where a Ray that we started keeps its files and logs
 
-    def wait(self, refs: Sequence[Any]) -> None:
-        """Wait for tasks, telling the view of every one that is done; raise the first error."""
+    def finished(self, refs: Sequence[Any]) -> Iterator[Any]:
+        """Tasks as they are done, of which the view is told; raise the first error."""
         pending = list(refs)
         while pending:
-            done, pending = ray.wait(pending, fetch_local=False)
+            (done,), pending = ray.wait(pending, fetch_local=False)
             ray.get(done)
-            self.view.advance(len(done))
+            self.view.advance(1)
+            yield done
+
+    def wait(self, refs: Sequence[Any]) -> None:
+        """Wait for tasks, telling the view of every one that is done; raise the first error."""
+        for _ in self.finished(refs):
+            pass
 
 
 @contextmanager
@@ -64,14 +70,16 @@ def session(
     run: str = "",
     address: str | None = None,
     workers: int | None = None,
+    gpu: bool = False,
     verbose: bool = False,
 ) -> Iterator[Session]:
     """Start Ray on this machine, or join a cluster; leave it in the end.
 
     `address` is the cluster's; where it is None, RAY_ADDRESS counts. `workers` is the number of
-    processes that train or rate at a time; all processors of the cluster where it is None. `run`
-    tells its metrics from those of other runs. SIGTERM keeps its handler, which Ray would replace.
-    Raises UserError where no cluster answers, or where it does not let us in or has no room.
+    processes that train or rate at a time; where it is None, one for each GPU of the cluster, or
+    for each processor without any. With `gpu`, each must have a GPU of its own. `run` tells its
+    metrics from those of other runs. SIGTERM keeps its handler, which Ray would replace. Raises
+    UserError where no cluster answers, or where it does not let us in or has no room.
     """
     joined, name = asked(address)
     environment = _ENVIRONMENT if joined else _ENVIRONMENT | _LOCAL_ENVIRONMENT
@@ -90,17 +98,16 @@ def session(
     with temporary_folder() if joined is None else nullcontext() as folder:
         terminate = signal.getsignal(signal.SIGTERM)
         try:
-            with explained(joined, name):
-                if joined is not None:
-                    check_answers(joined, name)
+            with nullcontext() if joined is None else joining(joined, name):
                 context: Any = ray.init(**options)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, terminate)
             if joined is None:
                 _make_private(Path.home() / ".ray" / "auth_token")
-            room = wait_for_room(workers, view)
+            room = wait_for_room(workers, view, {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0})
+            gpus = int(ray.cluster_resources().get("GPU", 0))
             dashboard = context.dashboard_url or ""
-            yield Session(workers or room, start_board(run), view, dashboard, folder)
+            yield Session(workers or gpus or room, start_board(run), view, dashboard, folder)
         finally:
             ray.shutdown()
 

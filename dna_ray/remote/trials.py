@@ -25,7 +25,7 @@ from dna_ray.work import expected_macs, likely_network, teacher_costs, worth_mea
 
 # On a processor a trial takes so many multiply-adds, some seconds' worth, and fewer pictures of
 # larger networks for that; a GPU is quick, and slow only where it has little to do at a time.
-_TRIAL = 30e9
+_TRIAL = 60e9
 
 # A training step takes about so many times the multiply-adds of the forward pass.
 _STEP = 3
@@ -42,8 +42,9 @@ def foretell(session: Session, plan: Plan) -> Forecast:
     macs = cell_macs(space, plan.cut, plan.resolution)
     beside, useful = cache.mode == "stream", len(macs) * job.distill.shards
     share = share_out(resources, session.workers, useful, beside=beside)
+    heaviest = max(len(space.blocks[block].ops) * macs[block, cell] for block, cell in macs)
     batch = job.distill.batch // job.distill.shards
-    batch = _pictures(resources, _STEP * TRIED * max(macs.values()), batch)
+    batch = _pictures(resources, _STEP * TRIED * heaviest, batch)
     trials = try_cells(
         session,
         space,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from dna_ray import __version__
 from tests.ray.clusters import Served, said, script, serving
@@ -27,7 +28,7 @@ def test_a_cluster_that_grows_is_waited_for_and_a_fixed_one_is_not(cluster: Serv
     too_many = {"address": cluster.address, "workers": 4}
     fixed = cluster.driver(ROOM, **too_many)
     assert said(fixed)["refused"] == (
-        "the cluster must have 4 CPU for 4 workers, but has 0 CPU; add nodes"
+        "the cluster must have 4 CPU for 4 workers, but has 0 CPU; add nodes to it"
     )
     cluster.add_node(2, RAY_NODE_TYPE_NAME="scaled")
     growing = cluster.driver(ROOM, **too_many)
@@ -39,7 +40,8 @@ def test_a_cluster_that_grows_is_waited_for_and_a_fixed_one_is_not(cluster: Serv
     cluster.grow_no_more()
     in_vain = cluster.driver(ROOM, before=IMPATIENT, address=cluster.address, workers=9)
     assert said(in_vain)["refused"] == (
-        "the cluster must have 9 CPU for 9 workers, but has 4 CPU; give --workers 4, or add nodes"
+        "the cluster must have 9 CPU for 9 workers, but has 4 CPU; give --workers 4, or add nodes "
+        "to it"
     )
 
 
@@ -47,23 +49,38 @@ def test_who_cannot_join_is_told_why(cluster: Served, tmp_path: Path) -> None:
     token = "must be shown its token, but "
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("another cluster's")
-    reasons = {
-        token + "RAY_AUTH_MODE is not 'token'": {"RAY_AUTH_MODE": "disabled"},
-        token + "it was shown another one": {"RAY_AUTH_TOKEN": "", "HOME": str(tmp_path)},
-        token + "there is none here": {"RAY_AUTH_TOKEN": "", "HOME": str(tmp_path / "nobody")},
-        "but RAY_ADDRESS is 'http://127.0.0.1:8265'": {"RAY_ADDRESS": "http://127.0.0.1:8265"},
-        f"has Ray 2.60.0 on Python {sys.version.split()[0]}, and here is Ray 0.1 on": {},
-    }
-    drivers = {
-        reason: cluster.driver(
+    url = "http://127.0.0.1:8265"
+    python = sys.version.split()[0]
+    cases: list[tuple[str, dict[str, str], str]] = [
+        (token + "RAY_AUTH_MODE is not 'token'", {"RAY_AUTH_MODE": "disabled"}, ""),
+        (
+            token + "it was shown another one",
+            {"RAY_AUTH_TOKEN": "", "HOME": str(tmp_path)},
+            "",
+        ),
+        (token + "there is none here", {"RAY_AUTH_TOKEN": "", "HOME": str(tmp_path / "x")}, ""),
+        (f"but RAY_ADDRESS is '{url}'", {"RAY_ADDRESS": url}, ""),
+        (
+            f"has Ray {ray.__version__} on Python {python}, and here is Ray 0.1 on Python {python}",
+            {},
+            "ray.__version__ = '0.1'",
+        ),
+        (
+            "must run on a machine of the cluster it joins",
+            {},
+            "from ray._private import services; services.find_node_ids = list",
+        ),
+    ]
+    drivers = [
+        cluster.driver(
             ROOM,
-            before="" if environment else "ray.__version__ = '0.1'",
+            before=before,
             environment=environment,
             address=None if "RAY_ADDRESS" in environment else cluster.address,
         )
-        for reason, environment in reasons.items()
-    }
-    for reason, driver in drivers.items():
+        for _, environment, before in cases
+    ]
+    for (reason, _, _), driver in zip(cases, drivers, strict=True):
         assert reason in said(driver)["refused"]
 
 
