@@ -51,6 +51,7 @@ def command(
             f"a plan is for --data or for --pictures, but both are given, '{options['data']}' and "
             f"{pictures}; leave one of them out"
         )
+    start = time.perf_counter()
     given = given_job(config, settings, limits, options)
     with shown() as view:
         job = job_from_tree(given)
@@ -66,7 +67,6 @@ def command(
         from dna_ray.remote.trials import foretell
         from dna_ray.stand_in import made_pictures, teacher_or_its_shape
 
-        start = time.perf_counter()
         if pictures is None:
             found = load_pictures(job.data)
         else:
@@ -77,7 +77,7 @@ def command(
         with session(
             view, address=address, workers=workers, gpu=gpu, verbose=verbose
         ) as ray_session:
-            tree = outlook(foretell(ray_session, plan))
+            tree = outlook(foretell(ray_session, plan, time.perf_counter() - start))
     if lacking:
         tree["warnings"].append(f"planned with a teacher without its weights: {lacking}")
     tree["teacher"]["weights"] = not lacking

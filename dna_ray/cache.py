@@ -14,7 +14,7 @@ from dna_ray.teacher import Cut
 # Of the store, the most that is planned to be filled: Ray spills what does not fit to disk.
 _FILLED = 0.8
 
-# Of that, what windows that are read and drawn may take before they come to the teacher.
+# Of that, what windows that are read and drawn may take at least before they are made.
 _DRAWING = 0.3
 
 # At least so many streamed windows are there at a time: one is read, one is made.
@@ -67,25 +67,25 @@ def sizes(job: Job, plan: Schedule, cut: Cut, classes: int, resolution: int) -> 
 def choose(job: Job, need: Sizes, store: int) -> Cache:
     """Choose by what fits a store of so many bytes; raises UserError where nothing does."""
     have = int(_FILLED * store)
-    if need.everything <= have and job.features.cache != "stream":
-        return Cache(mode="all", ahead=_MOST, drawing=have)
+    room = int((1 - _DRAWING) * have)
+    of = f"{1 - _DRAWING:.0%} of {_FILLED:.0%} of Ray's object store"
+    if need.everything <= room and job.features.cache != "stream":
+        return Cache(mode="all", ahead=_MOST, drawing=have - need.everything)
     if job.features.cache == "all":
         raise UserError(
-            f"with features.cache=all every window must fit four fifths of Ray's object store, but "
-            f"{_size(need.everything)} are needed and there are {_size(have)}; set "
-            "features.cache=stream, features.images lower, or give the cluster a larger store"
+            f"with features.cache=all every window must fit {of}, but {_size(need.everything)} are "
+            f"needed and there are {_size(room)}; set features.cache=stream, features.images "
+            "lower, or give the cluster a larger store"
         )
-    drawing = int(_DRAWING * have)
-    ahead = min(_MOST, (have - drawing - need.kept) // need.window)
+    ahead = min(_MOST, (room - need.kept) // need.window)
     if ahead < _LEAST:
-        least = int((need.kept + _LEAST * need.window) / (1 - _DRAWING))
         raise UserError(
-            f"to stream, four fifths of Ray's object store must hold the windows that rate and "
-            f"{_LEAST} of {job.features.window} pictures, but {_size(least)} are needed and there "
-            f"are {_size(have)}; set features.window or rate.images lower, or give the cluster a "
+            f"to stream, the windows that rate and {_LEAST} of {job.features.window} pictures must "
+            f"fit {of}, but {_size(need.kept + _LEAST * need.window)} are needed and there are "
+            f"{_size(room)}; set features.window or rate.images lower, or give the cluster a "
             "larger store"
         )
-    return Cache(mode="stream", ahead=ahead, drawing=drawing)
+    return Cache(mode="stream", ahead=ahead, drawing=have - room)
 
 
 def describe(cache: Cache, need: Sizes, store: int) -> str:

@@ -116,12 +116,19 @@ class Driver:
                 facts |= {"stage": "pictures", "images": made}
         return self.gallery.held(split, pictures)
 
-    def held_views(self, pictures: int, passes: int) -> tuple[Window, ...]:
-        """Windows at the beginning of the training split, to keep, with other views each pass."""
-        total = passes * len(self.gallery.plan.first("train", pictures))
-        with self.stage(1, "features"):
-            made = self.gallery.passes("train", 0, cpus=1, pictures=pictures, fresh=True)
-            return tuple(islice(made, total))
+    def held_passes(self, passes: int) -> tuple[Window, ...]:
+        """The windows that teach the cells, to keep: of one pass, or with fresh views of all."""
+        images, first = self.job.features.images, self.held("train", self.job.features.images)
+        if not self.job.features.fresh:
+            return first
+        with self.stage(1, "features") as facts:
+            rest = (passes - 1) * len(first)
+            facts |= {"stage": "fresh views", "images": (passes - 1) * sum(w.size for w in first)}
+            self.session.view.stage("fresh views", rest, "windows")
+            later = self.gallery.passes("train", len(first), cpus=1, pictures=images, fresh=True)
+            kept = list(islice(later, rest))
+            self.session.wait([window.pictures for window in kept])
+        return (*first, *kept)
 
     def first_teacher(self) -> TrainedModel:
         """The teacher of generation 1, fitted to the labels of the task where that is asked for."""

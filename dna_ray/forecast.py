@@ -25,9 +25,9 @@ NOT_COUNTED = (
     "tables, batch-norm statistics and the report on disk",
 )
 
-# Seconds besides the work, as measured on two cores: to import torch and start Ray, to start and
-# end a Train run, and a trial of Tune.
-START, FIT, TRIAL = 15.0, 7.5, 4.0
+# What takes time besides the work, in starts of processes: a Train run, its own and its workers';
+# a survey, a making of windows, and Tune.
+FIT, OTHER = 3, 1
 
 _FLOAT = 4  # bytes
 _STATE = 3  # a checkpoint has, for each weight, it and its two moments
@@ -69,10 +69,12 @@ class Forecast:
 
     `teacher` is what the first one costs, and `teachings` has an entry for every generation;
     `network` is one like those that will be found.
-    `hindrance` is why the cluster cannot run it, or "".
+    `before` are the seconds before the first stage; `hindrance` is why the cluster cannot run it,
+    or "".
     """
 
     plan: Plan
+    before: float
     cache: Cache
     hindrance: str
     resources: Resources
@@ -86,7 +88,7 @@ class Forecast:
     def stages(self) -> tuple[Stage, ...]:
         """All stages of all generations, in their order."""
         numbers = range(1, len(self.teachings) + 1)
-        start = self._stage(1, "start", besides=START)
+        start = self._stage(1, "start", besides=self.before)
         return (start, *(stage for number in numbers for stage in self._generation(number)))
 
     @property
@@ -164,7 +166,10 @@ class Forecast:
         if number == 1 and self.plan.soft:
             labelled = self._tried if self._streamed else pictures("train") - taught
             work += labelled * teacher
-        return self._stage(number, "features", work=work, drawn=drawn, first_drawn=True)
+        begun = OTHER * self.rates.starting * 2 * (number == 1)
+        return self._stage(
+            number, "features", work=work, drawn=drawn, besides=begun, first_drawn=True
+        )
 
     def _distill(self, number: int) -> Stage:
         config, teaching = self.plan.job.distill, self.teachings[number - 1]
@@ -180,7 +185,7 @@ class Forecast:
             work=work + shown * teaching.teacher,
             drawn=shown,
             longest=config.epochs * trained * teaching.longest,
-            besides=FIT,
+            besides=FIT * self.rates.starting,
         )
 
     def _rate(self, number: int) -> Stage:
@@ -205,7 +210,8 @@ class Forecast:
             "tune",
             work=job.tune.trials * work,
             on_cores=job.tune.trials * tried,
-            longest=ceil(job.tune.trials / ranks) * (work + tried + TRIAL),
+            longest=ceil(job.tune.trials / ranks) * (work + tried),
+            besides=OTHER * rates.starting,
         )
 
     def _retrain(self, number: int) -> Stage:
@@ -231,7 +237,9 @@ class Forecast:
         if self._streamed:
             shown = sum(passes for passes, _ in networks) * schedule.pictures("train")
             work += shown * self.teachings[0].teacher if soft else 0
-        return self._stage(number, name, work=work, drawn=shown, longest=longest, besides=FIT)
+        return self._stage(
+            number, name, work=work, drawn=shown, longest=longest, besides=FIT * self.rates.starting
+        )
 
     def _test(self, number: int) -> Stage:
         seconds = [self.teachings[number - 1].teacher, self.macs * self.rates.testing]

@@ -1,6 +1,6 @@
 """One generation of a search: its stages, each of which reads its record or makes it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -29,7 +29,7 @@ from dna_ray.remote.feed import fed
 from dna_ray.remote.rating import rate
 from dna_ray.remote.retrain import Task
 from dna_ray.remote.tune import sweep
-from dna_ray.remote.windows import Held, Series, TaughtWindow
+from dna_ray.remote.windows import Held, Series, TaughtWindow, Window
 from dna_ray.search import Ratings, ratings_of, read_ratings, select, to_arrow
 from dna_ray.space import Architecture, NetworkSpec, Where, network_spec, scale
 from dna_ray.teacher import Cut
@@ -63,13 +63,12 @@ class Generation:
 
         Where windows are streamed, those that teach are made when they are read.
         """
-        driver, session, images = self._driver, self._driver.session, self._job.features.images
-        train = train and not driver.streamed
-        splits = {"train": images, "rating": None} if train else {"rating": None}
-        splits = {name: count for name, count in splits.items() if name not in self._taught}
-        windows = {name: driver.held(name, count) for name, count in splits.items()}
-        if train and self._job.features.fresh:
-            windows["train"] = driver.held_views(images, self._job.distill.epochs)
+        driver, session = self._driver, self._driver.session
+        windows: dict[str, Sequence[Window]] = {}
+        if train and not driver.streamed and "train" not in self._taught:
+            windows["train"] = driver.held_passes(self._job.distill.epochs)
+        if "rating" not in self._taught:
+            windows["rating"] = driver.held("rating")
         total = sum(map(len, windows.values()))
         if not total:
             return
@@ -83,7 +82,10 @@ class Generation:
         driver.tell({"windows_made": total, "cached_bytes": self._cached()})
         if self._number == 1:  # this teacher's logits are the soft labels of the run
             for name in windows:
-                driver.know_soft_labels(name, self._taught[name])
+                first = self._taught[name]
+                if name == "train":
+                    first = first[: self._epoch_windows]  # those of later epochs may be others
+                driver.know_soft_labels(name, first)
 
     def _cached(self) -> int:
         """The bytes of all features in the store."""

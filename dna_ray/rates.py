@@ -15,12 +15,14 @@ from dna_ray.work import cut_by_shape, loads
 class Rates:
     """Measured seconds, on one GPU where there are any, else on one processor.
 
-    Of one picture: `drawing` it, from reading to augmenting, on a processor; `teacher` forward;
-    `adapting`, a training step of the teacher; and of each of the `cells`. Of one multiply-add of
-    one picture: `walking` through a cell as in rating; `training` and `testing` a network, and
-    `trying` it forward on a processor. `searching` is the whole search step.
+    `starting` is until processes that are new have begun to compute. Of one picture: `drawing` it,
+    from reading to augmenting, on a processor; `teacher` forward; `adapting`, a training step of
+    the teacher; and one of each of the `cells`. Of one multiply-add of one picture: `walking`
+    through a cell as in rating; `training` and `testing` a network, and `trying` it forward on a
+    processor. `searching` is the whole search step.
     """
 
+    starting: float
     drawing: float
     teacher: float
     adapting: float

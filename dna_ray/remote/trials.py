@@ -1,10 +1,12 @@
 """The forecast of a search, from short trials on a cluster. Nothing that is trained is kept."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import ray
+import torch
 
 from dna_ray.calibration import TRIED, Pixels, cell_macs, time_teacher
 from dna_ray.config import Job
@@ -34,9 +36,13 @@ _STEP = 3
 _AT_ONCE, _DRAWN = 64, 16
 
 
-def foretell(session: Session, plan: Plan) -> Forecast:
-    """Measure the work of a planned search on a cluster, and foretell what it will take."""
+def foretell(session: Session, plan: Plan, before: float = 0.0) -> Forecast:
+    """Measure the work of a planned search on a cluster, and foretell what it will take.
+
+    `before` are the seconds that everything has taken until now, as it would in a search.
+    """
     job, space = plan.job, plan.space
+    starting = _start(session)
     resources = cluster_resources()
     cache, hindrance = decided(plan, resources.store_bytes)
     macs = cell_macs(space, plan.cut, plan.resolution)
@@ -62,7 +68,7 @@ def foretell(session: Session, plan: Plan) -> Forecast:
     teacher = teacher_costs(plan.teacher.spec, plan.resolution)
     expected = expected_macs(space, plan.table, plan.limits)
     network = likely_network(space, expected, plan.resolution, plan.classes)
-    rates = _rates(session, plan, resources, network, teacher["macs"], cells)
+    rates = _rates(session, plan, resources, network, teacher["macs"], cells, starting)
     teachings = [Teaching(cut=plan.cut, teacher=rates.teacher, cells=cells, ranks=ranks)]
     if job.generations > 1:
         scaled = scale(network, job.retrain.scale)
@@ -70,6 +76,7 @@ def foretell(session: Session, plan: Plan) -> Forecast:
         teachings += [later_teaching(plan, teachings[0], scaled, seconds)] * (job.generations - 1)
     return Forecast(
         plan=plan,
+        before=before,
         cache=cache,
         hindrance=hindrance,
         resources=resources,
@@ -79,6 +86,15 @@ def foretell(session: Session, plan: Plan) -> Forecast:
         teachings=tuple(teachings),
         network=network,
     )
+
+
+def _start(session: Session) -> float:
+    """Seconds until as many new processes as work at a time have begun to compute."""
+    start = time.perf_counter()
+    session.view.stage("processes", session.workers, "processes")
+    run = task(_begin, name="start of a process", num_cpus=1)
+    session.wait([run.remote() for _ in range(session.workers)])
+    return time.perf_counter() - start
 
 
 def _pictures(resources: Resources, macs: float, most: int) -> int:
@@ -93,8 +109,9 @@ def _rates(
     network: NetworkSpec,
     teacher_macs: int,
     cells: Mapping[Where, float],
+    starting: float,
 ) -> Rates:
-    """All rates but those of `cells`, by trials that disturb each other as a search's work does."""
+    """All other rates, by trials that disturb each other as a search's work does."""
     job, space, resolution = plan.job, plan.space, plan.resolution
     macs = cell_macs(space, plan.cut, resolution)
     own = network_costs(network, resolution).total.macs
@@ -130,6 +147,7 @@ def _rates(
     session.wait(list(refs.values()))
     seconds = {name: ray.get(ref) for name, ref in refs.items()}
     return Rates(
+        starting=starting,
         drawing=seconds["drawing"],
         teacher=teacher,
         adapting=seconds.get("adapting", 0.0),
@@ -140,6 +158,11 @@ def _rates(
         trying=seconds["trying"] / own,
         searching=time_search(space, plan.table, plan.limits),
     )
+
+
+@single_threaded
+def _begin() -> None:
+    torch.ones(2).sum()
 
 
 @single_threaded

@@ -1,6 +1,6 @@
 """From nothing to the first step of a cell: on a cold cluster, and what comes over the network.
 
-A cluster of one node has just started and run nothing. A process joins it and searches the demo's
+A cluster of one node has just started and run nothing. A process joins it and distils the demo's
 space without adapting its teacher; the times are those since the process was started. A cell is
 then sent two boundaries of every window; their bytes are those of the arrays themselves.
 """
@@ -21,7 +21,7 @@ _FIRST = "first step of a cell"
 
 
 def child(address: str) -> None:
-    """Search until the first step of a cell, and print what was when, as JSON."""
+    """Distil for an epoch, and print what was when, as JSON."""
     started = psutil.Process().create_time()
     times: dict[str, float] = {}
 
@@ -30,7 +30,7 @@ def child(address: str) -> None:
 
     import ray
 
-    from dna_ray.config import Job
+    from dna_ray.config import Distill, Job
     from dna_ray.data import load_pictures
     from dna_ray.driver import Driver
     from dna_ray.generation import Generation
@@ -41,9 +41,6 @@ def child(address: str) -> None:
     from dna_ray.space import load_space
     from dna_ray.teacher import load_teacher
 
-    class Enough(Exception):  # noqa: N818 - it is no error
-        pass
-
     class Watch(Silent):
         title = ""
 
@@ -53,13 +50,13 @@ def child(address: str) -> None:
         def advance(self, steps: int, detail: str = "") -> None:
             if self.title == "distill":
                 done(_FIRST)
-                raise Enough
 
         def end_stage(self, seconds: float) -> None:
-            done(f"{self.title} done")
+            if self.title != "distill":
+                done(f"{self.title} done")
 
     done("imports")
-    job = Job(adapt_teacher=False)
+    job = Job(adapt_teacher=False, distill=Distill(epochs=1))
     plan = make_plan(job, load_space("demo"), load_pictures("solar"), load_teacher("lite0"))
     done("pictures listed, teacher read")
     with session(Watch(), run="cold", address=address) as ray_session:
@@ -67,11 +64,9 @@ def child(address: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             driver = Driver(ray_session, RunFolder.create(f"{folder}/run", "", 0), plan)
             generation = Generation(driver, 1, plan.teacher, plan.cut)
-            try:
-                generation.distilled()
-            except Enough:
-                window = generation.taught("train")[0]
-                sizes = [array.nbytes for array in ray.get(list(window.boundaries))]
+            generation.distilled()
+            window = generation._taught["train"][0]
+            sizes = [array.nbytes for array in ray.get(list(window.boundaries))]
     print(json.dumps({"times": times, "boundaries": sizes, "pictures": window.size}))
 
 

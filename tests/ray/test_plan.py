@@ -39,11 +39,21 @@ def forecast(local: Session, job: Job) -> Forecast:
 def test_every_rate_is_measured(forecast: Forecast) -> None:
     rates = forecast.rates
     assert forecast.plan.adapt  # the teacher knows five classes, the pictures have two
-    singles = ("drawing", "teacher", "adapting", "training", "testing", "trying", "searching")
+    singles = (
+        "starting",
+        "drawing",
+        "teacher",
+        "adapting",
+        "training",
+        "testing",
+        "trying",
+        "searching",
+    )
     assert all(getattr(rates, name) > 0 for name in singles)
-    for by_cell in (rates.cells, rates.walking):
-        assert list(by_cell) == list(forecast.plan.space.cells)
-        assert min(by_cell.values()) > 0
+    for name in by_cell:
+        seconds = getattr(rates, name)
+        assert list(seconds) == list(forecast.plan.space.cells)
+        assert min(seconds.values()) > 0
     assert rates.training > rates.testing  # a step goes forward, and more
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -137,6 +138,27 @@ def ask(session: Session, path: str) -> Any:
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
+
+
+def test_fresh_views_are_the_same_where_all_are_kept(
+    local: Session,
+    job: Job,
+    pictures: Pictures,
+    space: Space,
+    teacher: TrainedModel,
+    tmp_path: Path,
+) -> None:
+    driver = Driver(
+        local, RunFolder.create(tmp_path / "run", "", 0), make_plan(job, space, pictures, teacher)
+    )
+    assert not driver.streamed
+    plan = driver.gallery.plan
+    first = plan.first("train", job.features.images)
+    kept = driver.held_passes(job.distill.epochs)
+    shown = [rows.later(epoch * plan.views) for epoch in range(3) for rows in first]
+    for window, rows in zip(kept, shown, strict=True):
+        expected = draw(pictures, rows, job, RESOLUTION)
+        assert np.array_equal(ray.get(window.pictures), expected)
 
 
 def test_what_cannot_fit_the_store_is_refused_before_anything_runs(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dna_ray.cache import Cache
 from dna_ray.calibration import cell_macs
 from dna_ray.config import Distill, Features, Job, Rate, Retrain, Tune
-from dna_ray.forecast import FIT, START, TRIAL, Forecast, Stage, decided
+from dna_ray.forecast import FIT, OTHER, Forecast, Stage, decided
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.model import TrainedModel, build_model, module_costs, trained
 from dna_ray.outlook import outlook
@@ -197,6 +197,7 @@ def foretold(
     """With every picture through a cell a second, through the teacher half of one."""
     cells = dict.fromkeys(plan.space.cells, 1.0)
     rates = Rates(
+        starting=STARTING,
         drawing=drawing,
         teacher=0.5,
         adapting=2.0,
@@ -211,6 +212,7 @@ def foretold(
     teaching = Teaching(cut=plan.cut, teacher=0.5, cells=cells, ranks=placed)
     return Forecast(
         plan=plan,
+        before=BEFORE,
         cache=Cache(mode="stream" if mode == "stream" else "all", ahead=2, drawing=0),
         hindrance="",
         resources=resources,
@@ -226,6 +228,8 @@ def stages(forecast: Forecast) -> dict[str, Stage]:
     return {stage.name: stage for stage in forecast.stages if stage.generation == 1}
 
 
+BEFORE, STARTING = 12.0, 2.0
+FITTING, BEGINNING = FIT * STARTING, OTHER * STARTING
 ONE = Resources(cpus=1, store_bytes=10**9)
 
 
@@ -240,19 +244,23 @@ def test_stages_on_one_processor_are_sums_of_all_their_work(
     train, rating, test = (plan.schedule.pictures(s) for s in ("train", "rating", "test"))
     assert (train, rating, test) == (256, 32, 40)
     seconds = {name: stage.seconds for name, stage in found.items()}
-    assert seconds["start"] == START
+    assert seconds["start"] == BEFORE
     # Every picture is looked at, then drawn; those that teach or rate go through the teacher.
     drawn = 200 + train + rating + test
     assert found["features"].drawn == drawn
-    assert seconds["features"] == pytest.approx(drawn * drawing + (48 + rating) * 0.5)
-    assert seconds["distill"] == pytest.approx(3 * 48 * len(tiny.cells) + FIT)
+    assert seconds["features"] == pytest.approx(
+        drawn * drawing + (48 + rating) * 0.5 + 2 * BEGINNING
+    )
+    assert seconds["distill"] == pytest.approx(3 * 48 * len(tiny.cells) + FITTING)
     macs = [sum(walk_macs(tiny, plan.cut, w, plan.resolution).values()) for w in tiny.cells]
     assert seconds["rate"] == pytest.approx(24 * sum(macs) * 1e-6)
     assert seconds["search"] == 0.25
     network = forecast.macs * 1e-6
     assert forecast.macs == plan.limits["macs"]
-    assert seconds["tune"] == pytest.approx(3 * (2 * 24 * 3 * network + rating * network + TRIAL))
-    assert seconds["retrain"] == pytest.approx(4 * 252 * 3 * network + FIT)  # of 256, 21 x 12
+    assert seconds["tune"] == pytest.approx(
+        3 * (2 * 24 * 3 * network + rating * network) + BEGINNING
+    )
+    assert seconds["retrain"] == pytest.approx(4 * 252 * 3 * network + FITTING)  # of 256, 21 x 12
     assert seconds["test"] == pytest.approx(40 * (0.5 + network))
     assert all(stage.gpu_seconds == 0 for stage in found.values())
 
@@ -261,10 +269,11 @@ def test_twice_the_processors_halve_what_can_be_shared(tiny: Space, teacher: Tra
     job = replace(JOB, distill=replace(JOB.distill, epochs=300), retrain=replace(JOB.retrain))
     plan = planned(tiny, teacher, job)
     one, two = (stages(foretold(plan, Resources(cpus=n), ranks=n, drawing=0.1)) for n in (1, 2))
-    for name in ("features", "test"):
-        assert two[name].seconds == pytest.approx(one[name].seconds / 2)
+    assert two["test"].seconds == pytest.approx(one["test"].seconds / 2)
+    begun = 2 * BEGINNING
+    assert two["features"].seconds - begun == pytest.approx((one["features"].seconds - begun) / 2)
     for name in ("distill", "retrain"):
-        assert two[name].seconds - FIT == pytest.approx((one[name].seconds - FIT) / 2)
+        assert two[name].seconds - FITTING == pytest.approx((one[name].seconds - FITTING) / 2)
         assert two[name].core_seconds == one[name].core_seconds
     assert one["rate"].seconds / 2 <= two["rate"].seconds < one["rate"].seconds
 
@@ -303,9 +312,9 @@ def test_a_stage_is_as_long_as_what_takes_longest(tiny: Space, teacher: TrainedM
         have = Resources(cpus=4, gpus=gpus)
         return stages(foretold(plan, have, "stream", ranks, drawing))["distill"]
 
-    assert distill(1, 2, 0.1).seconds == pytest.approx(shown * (cells + teaching) + FIT)
-    assert distill(4, 2, 0.1).seconds == pytest.approx(shown * cells / 2 + FIT)
-    assert distill(4, 2, 40.0).seconds == pytest.approx(shown * 40 / 4 + FIT)
+    assert distill(1, 2, 0.1).seconds == pytest.approx(shown * (cells + teaching) + FITTING)
+    assert distill(4, 2, 0.1).seconds == pytest.approx(shown * cells / 2 + FITTING)
+    assert distill(4, 2, 40.0).seconds == pytest.approx(shown * 40 / 4 + FITTING)
     assert distill(1, 2, 0.1).gpu_seconds == pytest.approx(shown * (cells + teaching))
     assert distill(1, 2, 0.1).core_seconds == pytest.approx(shown * 0.1)
 
@@ -317,7 +326,7 @@ def test_an_unlabelled_task_learns_and_is_tested_by_the_teacher(
     found = stages(foretold(plan, ONE))
     train, test = plan.schedule.pictures("train"), plan.schedule.pictures("test")
     taught = 48 + plan.schedule.pictures("rating") + (train - 48)
-    assert found["features"].seconds == pytest.approx(taught * 0.5)
+    assert found["features"].seconds == pytest.approx(taught * 0.5 + 2 * BEGINNING)
     network = plan.limits["macs"] * 1e-6
     assert found["test"].seconds == pytest.approx(test * (0.5 + network + 2 * 0.5))
 
@@ -326,7 +335,7 @@ def test_a_teacher_that_is_adapted_takes_a_stage(tiny: Space, teacher: TrainedMo
     plan = make_plan(JOB, tiny, made_pictures(200, 0, 3), teacher)
     assert plan.adapt
     train = plan.schedule.pictures("train") // 12 * 12
-    assert stages(foretold(plan, ONE))["adapt"].seconds == pytest.approx(train * 2.0 + FIT)
+    assert stages(foretold(plan, ONE))["adapt"].seconds == pytest.approx(train * 2.0 + FITTING)
 
 
 def test_a_later_teacher_changes_the_cells_with_its_widths(
@@ -341,7 +350,9 @@ def test_a_later_teacher_changes_the_cells_with_its_widths(
     assert later.cells == pytest.approx({w: now[w] / before[w] for w in tiny.cells})
     whole = replace(forecast, teachings=(forecast.teachings[0], later, later))
     by_name = {(stage.generation, stage.name): stage for stage in whole.stages}
-    assert by_name[2, "distill"].seconds == pytest.approx(3 * 48 * sum(later.cells.values()) + FIT)
+    assert by_name[2, "distill"].seconds == pytest.approx(
+        3 * 48 * sum(later.cells.values()) + FITTING
+    )
     # The last generation makes no further teacher.
     assert by_name[1, "retrain"].seconds > by_name[3, "retrain"].seconds
     assert by_name[2, "test"].seconds > by_name[3, "test"].seconds
