@@ -61,11 +61,11 @@ def command(
 
         # Torch and Ray take seconds to import: the line above comes first.
         from dna_ray.data import load_pictures
-        from dna_ray.outlook import outlook
-        from dna_ray.plan import make_plan
+        from dna_ray.planning.outlook import outlook
+        from dna_ray.planning.plan import make_plan
+        from dna_ray.planning.stand_in import made_pictures, teacher_or_its_shape
         from dna_ray.remote.session import session
         from dna_ray.remote.trials import foretell
-        from dna_ray.stand_in import made_pictures, teacher_or_its_shape
 
         if pictures is None:
             found = load_pictures(job.data)

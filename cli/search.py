@@ -62,7 +62,7 @@ def command(
         # Torch and Ray take seconds to import: the line above comes first.
         from dna_ray.data import fingerprint, load_pictures
         from dna_ray.generations import search
-        from dna_ray.plan import make_plan
+        from dna_ray.planning.plan import make_plan
         from dna_ray.remote.guard import remove_temporary
         from dna_ray.remote.session import session
         from dna_ray.teacher import load_teacher

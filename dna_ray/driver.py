@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from dna_ray.cache import choose, describe
 from dna_ray.data.schedule import Schedule, schedule
 from dna_ray.errors import noted
 from dna_ray.network.model import TrainedModel, load_model, module_costs, save_model, with_classes
-from dna_ray.placement import Share, share_out
-from dna_ray.plan import Plan, recipe
+from dna_ray.planning.cache import choose, describe
+from dna_ray.planning.placement import Share, share_out
+from dna_ray.planning.plan import Plan, recipe
 from dna_ray.remote.calibration import cluster_resources
 from dna_ray.remote.features import TeacherTasks, predict
 from dna_ray.remote.feed import fed

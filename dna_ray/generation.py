@@ -9,7 +9,6 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load, save
 
-from dna_ray.calibration import TRIED, cell_macs
 from dna_ray.driver import Driver
 from dna_ray.network.model import (
     ModelSpec,
@@ -19,8 +18,9 @@ from dna_ray.network.model import (
     save_model,
     trained,
 )
-from dna_ray.placement import RankPlan, Share, plan_ranks
-from dna_ray.plan import recipe
+from dna_ray.planning.calibration import TRIED, cell_macs
+from dna_ray.planning.placement import RankPlan, Share, plan_ranks
+from dna_ray.planning.plan import recipe
 from dna_ray.randomness import key
 from dna_ray.remote.calibration import try_cells
 from dna_ray.remote.distill import Weights, distill

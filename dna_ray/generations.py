@@ -10,7 +10,7 @@ from typing import Any
 
 from dna_ray.driver import Driver
 from dna_ray.generation import Generation
-from dna_ray.plan import Plan
+from dna_ray.planning.plan import Plan
 from dna_ray.remote.nodes import check_nodes
 from dna_ray.remote.session import Session
 from dna_ray.report import write_report

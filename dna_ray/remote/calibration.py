@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import ray
 import torch
 
-from dna_ray.calibration import Pixels, Trial, time_teacher, try_cell
 from dna_ray.config import Distill
 from dna_ray.network.model import TrainedModel
-from dna_ray.placement import Resources
+from dna_ray.planning.calibration import Pixels, Trial, time_teacher, try_cell
+from dna_ray.planning.placement import Resources
 from dna_ray.remote.session import Session
 from dna_ray.remote.tasks import device, single_threaded, task
 from dna_ray.space import Space, Where

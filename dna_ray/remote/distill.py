@@ -12,7 +12,7 @@ from torch import distributed
 from dna_ray.config import Distill
 from dna_ray.distill import CellTrainer
 from dna_ray.errors import noted
-from dna_ray.placement import RankPlan, Share
+from dna_ray.planning.placement import RankPlan, Share
 from dna_ray.remote.board import forwarding
 from dna_ray.remote.metrics import observe
 from dna_ray.remote.ranks import exchange, fit

@@ -17,11 +17,11 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset, ExecutionResources
 
-from dna_ray.cache import Cache
 from dna_ray.config import Job
 from dna_ray.data import Pictures, listed
 from dna_ray.data.schedule import Rows, Schedule, draw, read_decoded
 from dna_ray.errors import UserError
+from dna_ray.planning.cache import Cache
 from dna_ray.remote.session import Session
 from dna_ray.remote.tasks import task
 from dna_ray.remote.windows import Window

@@ -17,7 +17,7 @@ from ray.util.placement_group import (
 )
 from torch import Tensor, distributed
 
-from dna_ray.placement import Share
+from dna_ray.planning.placement import Share
 from dna_ray.remote.train import interruptible, persistent, run_config
 from dna_ray.shards import Exchange
 from dna_ray.storage import Place

@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 
 from dna_ray.errors import noted
 from dna_ray.network.model import TrainedModel, trained
-from dna_ray.placement import Share
+from dna_ray.planning.placement import Share
 from dna_ray.remote.board import forwarding
 from dna_ray.remote.metrics import observe
 from dna_ray.remote.ranks import exchange, fit

@@ -8,22 +8,22 @@ from typing import Any
 import ray
 import torch
 
-from dna_ray.calibration import TRIED, Pixels, cell_macs, time_teacher
 from dna_ray.config import Job
 from dna_ray.data import Pictures
-from dna_ray.forecast import Forecast, decided
 from dna_ray.network.model import TrainedModel, build_model, trained, with_classes
-from dna_ray.placement import Resources, plan_ranks, share_out
-from dna_ray.plan import Plan, recipe
-from dna_ray.rates import Rates, Teaching, later_teaching
+from dna_ray.planning.calibration import TRIED, Pixels, cell_macs, time_teacher
+from dna_ray.planning.forecast import Forecast, decided
+from dna_ray.planning.placement import Resources, plan_ranks, share_out
+from dna_ray.planning.plan import Plan, recipe
+from dna_ray.planning.rates import Rates, Teaching, later_teaching
+from dna_ray.planning.trials import time_drawing, time_search, time_training, time_walk
+from dna_ray.planning.work import expected_macs, likely_network, teacher_costs, worth_measuring
 from dna_ray.remote.calibration import cluster_resources, try_cells, try_teacher
 from dna_ray.remote.session import Session
 from dna_ray.remote.tasks import device, single_threaded, task
 from dna_ray.retrain import Recipe
 from dna_ray.space import NetworkSpec, Space, Where, network_costs, scale
 from dna_ray.teacher import Cut, Teacher
-from dna_ray.trials import time_drawing, time_search, time_training, time_walk
-from dna_ray.work import expected_macs, likely_network, teacher_costs, worth_measuring
 
 # On a processor a trial takes so many multiply-adds, some seconds' worth, and fewer pictures of
 # larger networks for that; a GPU is quick, and slow only where it has little to do at a time.

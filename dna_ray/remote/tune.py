@@ -16,7 +16,7 @@ import torch
 from ray import tune
 
 from dna_ray.config import Tune
-from dna_ray.placement import Share
+from dna_ray.planning.placement import Share
 from dna_ray.randomness import generator
 from dna_ray.remote.board import forwarding
 from dna_ray.remote.retrain import Task, fetch, steps, telling

@@ -11,13 +11,13 @@ import statistics
 
 import torch
 
-from dna_ray.calibration import cell_macs, try_cell
 from dna_ray.config import Distill, Job, job_from_tree, parse_job
 from dna_ray.network.model import TimmSpec
-from dna_ray.placement import plan_ranks
+from dna_ray.planning.calibration import cell_macs, try_cell
+from dna_ray.planning.placement import plan_ranks
+from dna_ray.planning.work import cut_by_shape, loads, useful_ranks
 from dna_ray.space import Space, Where, load_space
 from dna_ray.teacher import Cut
-from dna_ray.work import cut_by_shape, loads, useful_ranks
 from dna_ray_cli.job import recipes
 from tests.benchmarks.report import publish, table
 

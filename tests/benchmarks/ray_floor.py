@@ -45,7 +45,7 @@ def empty() -> dict[str, float]:
     import ray
     from ray import tune
 
-    from dna_ray.placement import Resources, share_out
+    from dna_ray.planning.placement import Resources, share_out
     from dna_ray.progress import Silent
     from dna_ray.remote.ranks import fit
     from dna_ray.remote.session import session

@@ -20,7 +20,7 @@ import torch
 from dna_ray.config import Job
 from dna_ray.data import load_pictures
 from dna_ray.network.model import build_model, trained, with_classes
-from dna_ray.plan import default_limits, recipe
+from dna_ray.planning.plan import default_limits, recipe
 from dna_ray.randomness import generator, key
 from dna_ray.retrain import PictureSet, label_metrics, logits_of, soft_labels
 from dna_ray.search import ratings_of, select

@@ -13,7 +13,7 @@ from dna_ray.config import Job, job_from_tree, job_to_toml, put, setting
 from dna_ray.data import load_pictures
 from dna_ray.driver import Driver
 from dna_ray.generation import Generation
-from dna_ray.plan import Plan, make_plan
+from dna_ray.planning.plan import Plan, make_plan
 from dna_ray.progress import Silent
 from dna_ray.remote.session import session
 from dna_ray.remote.trials import foretell

@@ -20,7 +20,7 @@ from dna_ray.config import Distill, Features, Job
 from dna_ray.data import load_pictures
 from dna_ray.driver import Driver
 from dna_ray.generation import Generation
-from dna_ray.plan import make_plan
+from dna_ray.planning.plan import make_plan
 from dna_ray.progress import Silent
 from dna_ray.remote.session import session
 from dna_ray.rundir import RunFolder

@@ -11,12 +11,12 @@ import time
 
 import numpy as np
 
-from dna_ray.calibration import cell_macs
 from dna_ray.config import Job
 from dna_ray.data import load_pictures
 from dna_ray.driver import Driver
-from dna_ray.placement import plan_ranks
-from dna_ray.plan import make_plan
+from dna_ray.planning.calibration import cell_macs
+from dna_ray.planning.placement import plan_ranks
+from dna_ray.planning.plan import make_plan
 from dna_ray.progress import Silent
 from dna_ray.remote.distill import distill
 from dna_ray.remote.features import teach

@@ -12,7 +12,7 @@ import torch
 
 from dna_ray.config import job_from_tree, parse_job
 from dna_ray.data import load_pictures
-from dna_ray.plan import Plan, make_plan
+from dna_ray.planning.plan import Plan, make_plan
 from dna_ray.progress import Silent
 from dna_ray.remote.session import Session, session
 from dna_ray.space import load_space

@@ -9,10 +9,10 @@ import ray
 
 from dna_ray.config import Job, job_from_tree, put, setting
 from dna_ray.data import load_pictures
-from dna_ray.forecast import Forecast
 from dna_ray.network.model import build_model, trained
-from dna_ray.outlook import outlook
-from dna_ray.plan import make_plan
+from dna_ray.planning.forecast import Forecast
+from dna_ray.planning.outlook import outlook
+from dna_ray.planning.plan import make_plan
 from dna_ray.remote.session import Session
 from dna_ray.remote.trials import foretell
 from dna_ray.space import Architecture, load_space, network_spec

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 from dna_ray.errors import UserError
 from dna_ray.generations import search
 from dna_ray.network.model import load_model, with_classes
-from dna_ray.plan import Plan, recipe
+from dna_ray.planning.plan import Plan, recipe
 from dna_ray.progress import Silent
 from dna_ray.remote.session import Session
 from dna_ray.retrain import PictureSet

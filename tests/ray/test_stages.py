@@ -14,14 +14,14 @@ import ray
 import torch
 from safetensors.torch import save
 
-from dna_ray.cache import Cache
 from dna_ray.config import Job, job_from_tree, job_to_toml, put, setting
 from dna_ray.data import Pictures, load_pictures
 from dna_ray.data.schedule import draw, schedule
 from dna_ray.errors import UserError, causes, noted
 from dna_ray.generations import search
 from dna_ray.network.model import TrainedModel, build_model, load_model, trained
-from dna_ray.plan import Plan, make_plan, recipe
+from dna_ray.planning.cache import Cache
+from dna_ray.planning.plan import Plan, make_plan, recipe
 from dna_ray.progress import Silent
 from dna_ray.randomness import generator, key
 from dna_ray.remote.features import predict, teach

@@ -15,15 +15,15 @@ import pytest
 import ray
 import torch
 
-from dna_ray.cache import Cache
 from dna_ray.config import Job, job_from_tree, put, setting
 from dna_ray.data import Pictures, load_pictures
 from dna_ray.data.schedule import draw, schedule
 from dna_ray.driver import Driver
 from dna_ray.errors import UserError
 from dna_ray.network.model import TrainedModel, build_model, trained
-from dna_ray.placement import RankPlan, Resources, share_out
-from dna_ray.plan import make_plan
+from dna_ray.planning.cache import Cache
+from dna_ray.planning.placement import RankPlan, Resources, share_out
+from dna_ray.planning.plan import make_plan
 from dna_ray.remote.distill import distill
 from dna_ray.remote.features import TeacherTasks
 from dna_ray.remote.feed import fed

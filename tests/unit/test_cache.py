@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dna_ray.cache import Sizes, choose, describe, sizes
 from dna_ray.config import Distill, Features, Job, Rate, Tune
 from dna_ray.data.schedule import Rows, Schedule
 from dna_ray.errors import UserError
+from dna_ray.planning.cache import Sizes, choose, describe, sizes
 from dna_ray.teacher import Cut
 
 CUT = Cut(modules=("a", "b"), widths=(8, 16), sizes=(4, 2))

@@ -13,21 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dna_ray.cache import Cache
-from dna_ray.calibration import cell_macs
 from dna_ray.config import Distill, Features, Job, Rate, Retrain, Tune
-from dna_ray.forecast import FIT, OTHER, Forecast, Stage, decided
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.model import TrainedModel, build_model, module_costs, trained
-from dna_ray.outlook import outlook
-from dna_ray.placement import Resources, plan_ranks
-from dna_ray.plan import Plan, make_plan
-from dna_ray.rates import Rates, Teaching, later_teaching
-from dna_ray.rating import RatingSet, rate_cell
-from dna_ray.space import Architecture, Space, Where, network_costs, network_spec
-from dna_ray.stand_in import made_pictures, teacher_or_its_shape
-from dna_ray.teacher import Cut, cut_teacher
-from dna_ray.work import (
+from dna_ray.planning.cache import Cache
+from dna_ray.planning.calibration import cell_macs
+from dna_ray.planning.forecast import FIT, OTHER, Forecast, Stage, decided
+from dna_ray.planning.outlook import outlook
+from dna_ray.planning.placement import Resources, plan_ranks
+from dna_ray.planning.plan import Plan, make_plan
+from dna_ray.planning.rates import Rates, Teaching, later_teaching
+from dna_ray.planning.stand_in import made_pictures, teacher_or_its_shape
+from dna_ray.planning.work import (
     cell_params,
     likely_network,
     loads,
@@ -38,6 +35,9 @@ from dna_ray.work import (
     walk_macs,
     worth_measuring,
 )
+from dna_ray.rating import RatingSet, rate_cell
+from dna_ray.space import Architecture, Space, Where, network_costs, network_spec
+from dna_ray.teacher import Cut, cut_teacher
 from dna_ray_cli.plan import _show
 
 PIXELS = ((0.5,) * 3, (0.5,) * 3)

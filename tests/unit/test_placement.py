@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dna_ray.placement import RankPlan, Resources, plan_ranks, share_out
+from dna_ray.planning.placement import RankPlan, Resources, plan_ranks, share_out
 from dna_ray.space import Where
 
 COSTS = st.lists(st.floats(0.1, 100), min_size=1, max_size=6)

@@ -12,11 +12,11 @@ from dna_ray.data.schedule import schedule
 from dna_ray.data.splits import CLASS_RATINGS
 from dna_ray.errors import UserError
 from dna_ray.network.model import TimmSpec
-from dna_ray.placement import plan_ranks
+from dna_ray.planning.placement import plan_ranks
+from dna_ray.planning.stand_in import made_pictures
+from dna_ray.planning.work import cut_by_shape
 from dna_ray.space import ZOO, Architecture, load_space, network_costs, network_spec
-from dna_ray.stand_in import made_pictures
 from dna_ray.teacher import Cut
-from dna_ray.work import cut_by_shape
 from dna_ray_cli.job import given_job, recipes
 from dna_ray_cli.plan import command
 

@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from dna_ray.calibration import TRIED, Pixels
 from dna_ray.config import Job
 from dna_ray.data import Pictures
 from dna_ray.data.schedule import read_decoded
 from dna_ray.data.transforms import augmented_view
 from dna_ray.network.cell import build_cell
 from dna_ray.network.model import TrainedModel
+from dna_ray.planning.calibration import TRIED, Pixels
 from dna_ray.retrain import PictureSet, Recipe, Trainer
 from dna_ray.search import ratings_of, select
 from dna_ray.shards import alone

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dna_ray.cache import Sizes, sizes
 from dna_ray.config import Job
 from dna_ray.data import Pictures
 from dna_ray.data.schedule import Schedule, schedule
 from dna_ray.network.model import TrainedModel
+from dna_ray.planning.cache import Sizes, sizes
 from dna_ray.retrain import Recipe, minibatches, portions_of
 from dna_ray.search import check_limits, ratings_of
 from dna_ray.space import CostTable, Space, cost_range, cost_table

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from dna_ray.calibration import TRIED
 from dna_ray.config import Distill
 from dna_ray.network.model import ModelSpec, TrainedModel, build_model, module_costs
-from dna_ray.placement import RankPlan, plan_ranks
+from dna_ray.planning.calibration import TRIED
+from dna_ray.planning.placement import RankPlan, plan_ranks
 from dna_ray.space import (
     Architecture,
     BlockChoice,

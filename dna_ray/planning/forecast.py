@@ -10,14 +10,14 @@ from functools import cached_property
 from math import ceil
 from typing import Literal
 
-from dna_ray.cache import Cache, choose
 from dna_ray.errors import UserError
-from dna_ray.placement import Resources, plan_ranks, share_out
-from dna_ray.plan import Plan, recipe
-from dna_ray.rates import Rates, Teaching
+from dna_ray.planning.cache import Cache, choose
+from dna_ray.planning.placement import Resources, plan_ranks, share_out
+from dna_ray.planning.plan import Plan, recipe
+from dna_ray.planning.rates import Rates, Teaching
+from dna_ray.planning.work import cell_params, expected_macs, makespan, walk_macs
 from dna_ray.retrain import minibatches, portions_of
 from dna_ray.space import NetworkSpec, network_costs, scale
-from dna_ray.work import cell_params, expected_macs, makespan, walk_macs
 
 NOT_COUNTED = (
     "machines that start, or are lost and their work done again",

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from dna_ray.calibration import cell_macs
-from dna_ray.forecast import NOT_COUNTED, Forecast
+from dna_ray.planning.calibration import cell_macs
+from dna_ray.planning.forecast import NOT_COUNTED, Forecast
+from dna_ray.planning.work import cell_params, loads, useful_ranks, walk_bytes
 from dna_ray.space import cost_range
-from dna_ray.work import cell_params, loads, useful_ranks, walk_bytes
 
 _FLOAT = 4  # bytes
 _HOUR = 3600

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dna_ray.calibration import cell_macs
-from dna_ray.placement import RankPlan, plan_ranks
-from dna_ray.plan import Plan
+from dna_ray.planning.calibration import cell_macs
+from dna_ray.planning.placement import RankPlan, plan_ranks
+from dna_ray.planning.plan import Plan
+from dna_ray.planning.work import cut_by_shape, loads
 from dna_ray.space import NetworkSpec, Where
 from dna_ray.teacher import Cut
-from dna_ray.work import cut_by_shape, loads
 
 
 @dataclass(frozen=True, kw_only=True)
