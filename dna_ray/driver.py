@@ -156,8 +156,8 @@ class Driver:
             teacher = self.first_teacher()
             self.session.view.stage("soft labels", len(missing), "windows")
             with self.stage(1, "features"):
-                tasks = TeacherTasks(self.session, teacher, self.share(1).task)
-                known += [tasks.logits(window) for window in missing]
+                tasks, resources = TeacherTasks(self.session, teacher), self.share(1).task
+                known += [tasks.logits(window, resources) for window in missing]
                 self.session.wait(known[-len(missing) :])
         return [replace(w, logits=logits) for w, logits in zip(windows, known, strict=False)]
 
@@ -181,11 +181,12 @@ class Driver:
         self, teacher: TrainedModel | None, ranks: int, passes: int
     ) -> Iterator[Series[Window]]:
         share = self.share(ranks, beside=True)
-        tasks = teacher and TeacherTasks(self.session, teacher, share.task)
+        tasks = teacher and TeacherTasks(self.session, teacher)
 
         def make(position: int) -> Iterator[Window]:
             for window in self.gallery.passes("train", position, cpus=share.task_cpus):
-                yield replace(window, logits=tasks.logits(window)) if tasks else window
+                logits = tasks and tasks.logits(window, share.task)
+                yield replace(window, logits=logits)
 
         total = passes * len(self.gallery.sizes("train"))
         with fed(self.session, make, total, ranks, self.cache.ahead) as series:

@@ -24,7 +24,7 @@ from dna_ray.planning.plan import recipe
 from dna_ray.randomness import key
 from dna_ray.remote.calibration import try_cells
 from dna_ray.remote.distill import Weights, distill
-from dna_ray.remote.features import TeacherTasks, teach
+from dna_ray.remote.features import TeacherTasks
 from dna_ray.remote.feed import fed
 from dna_ray.remote.rating import rate
 from dna_ray.remote.retrain import Task
@@ -45,6 +45,7 @@ class Generation:
         self._driver, self._number, self._teacher, self._cut = driver, number, teacher, cut
         self._run, self._plan, self._job = driver.run, driver.plan, driver.job
         self._stream = (driver.job.seed, number)
+        self._tasks = TeacherTasks(driver.session, teacher, cut)
         self._taught: dict[str, tuple[TaughtWindow, ...]] = {}
         driver.session.view.generation(number, driver.job.generations, self._title())
         driver.tell({"generation": number})
@@ -76,7 +77,7 @@ class Generation:
         with driver.stage(self._number, "features") as facts:
             session.view.stage("features", total, "windows")
             for name, parts in windows.items():
-                self._taught[name] = teach(session, self._teacher, self._cut, parts, resources)
+                self._taught[name] = self._tasks.teach_all(parts, resources)
             images = sum(window.size for parts in windows.values() for window in parts)
             facts |= {"windows": total, "images": images}
         driver.tell({"windows_made": total, "cached_bytes": self._cached()})
@@ -100,7 +101,6 @@ class Generation:
         if not driver.streamed:
             yield Held(self._taught["train"])
             return
-        tasks = TeacherTasks(driver.session, self._teacher, share.task, self._cut)
 
         def make(position: int) -> Iterator[TaughtWindow]:
             for window in driver.gallery.passes(
@@ -110,7 +110,7 @@ class Generation:
                 pictures=config.images,
                 fresh=config.fresh,
             ):
-                yield tasks.teach(window)
+                yield self._tasks.teach(window, share.task)
 
         total = self._epoch_windows * self._job.distill.epochs
         with fed(driver.session, make, total, plan.ranks, driver.cache.ahead) as series:

@@ -57,8 +57,9 @@ class Schedule:
 def schedule(pictures: Pictures, job: Job, broken: Collection[int] = ()) -> Schedule:
     """Plan the windows of all pictures but the `broken` ones; raises UserError where none is left.
 
-    Training pictures are augmented, in as many views as `features` asks for. Held-out pictures are
-    seen plain; where they are too few for that, in augmented views as well.
+    Training pictures are augmented, in as many views as `features` asks for: the first view of all,
+    then the next. Held-out pictures are seen plain; where they are too few for that, in augmented
+    views as well. Of those that rate, as many as `rate` asks for are taken.
     """
     rows, train_views = {}, 0
     for split in SPLITS:
@@ -80,7 +81,10 @@ def schedule(pictures: Pictures, job: Job, broken: Collection[int] = ()) -> Sche
                 f"each split must have a picture or more that can be read, but of the {there} in "
                 f"the {split} split there is none; give more pictures"
             )
-        rows[split] = _cut(order, views, job.features.window)
+        shown, seen = np.tile(order, len(views)), np.repeat(views, len(order))
+        if split == "rating":  # what is held out besides would be seen by nobody
+            shown, seen = shown[:needed], seen[:needed]
+        rows[split] = _cut(shown, seen, job.features.window)
     return Schedule(rows, train_views)
 
 
@@ -94,9 +98,8 @@ def _order(pictures: Pictures, split: str, seed: int) -> Array:
     return order[np.argsort(first[of], kind="stable")]
 
 
-def _cut(order: Array, views: Array, size: int) -> tuple[Rows, ...]:
-    """Windows of `size`: the first view of all pictures, then the next."""
-    shown, seen = np.tile(order, len(views)), np.repeat(views, len(order))
+def _cut(shown: Array, seen: Array, size: int) -> tuple[Rows, ...]:
+    """Windows of `size` from pictures and their views."""
     return tuple(
         Rows(shown[start : start + size], seen[start : start + size])
         for start in range(0, len(shown), size)

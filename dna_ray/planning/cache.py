@@ -9,10 +9,11 @@ from typing import Literal
 from dna_ray.config import Job
 from dna_ray.data.schedule import Schedule
 from dna_ray.errors import UserError
+from dna_ray.network.model import TrainedModel
 from dna_ray.teacher import Cut
 
-# Of the store, the most that is planned to be filled: Ray spills what does not fit to disk.
-_FILLED = 0.8
+# Of the store, the most that is planned to be filled: at four fifths Ray begins to spill to disk.
+_FILLED = 0.7
 
 # Of that, what windows that are read and drawn may take at least before they are made.
 _DRAWING = 0.3
@@ -26,7 +27,8 @@ class Sizes:
     """Bytes in the store.
 
     `window` is one window with all boundaries and logits; `everything` what `cache = all` keeps;
-    `kept` what stays there when windows are streamed: those that rate, and those of Tune's trials.
+    `kept` what stays there when windows are streamed: those that rate, those of Tune's trials, and,
+    as in `everything`, the teacher's weights.
     """
 
     window: int
@@ -43,8 +45,12 @@ class Cache:
     drawing: int
 
 
-def sizes(job: Job, plan: Schedule, cut: Cut, classes: int, resolution: int) -> Sizes:
-    """The bytes of a run's windows, from the shapes at the teacher's cut."""
+def sizes(
+    job: Job, plan: Schedule, teacher: TrainedModel, cut: Cut, classes: int, resolution: int
+) -> Sizes:
+    """The bytes of a run's windows, from the shapes at the teacher's cut, and of its weights."""
+    # Twice: processes still hold those of the model that they ran before.
+    weights = 2 * sum(tensor.nbytes for tensor in teacher.state.values())
     picture = 3 * resolution**2
     features = 4 * sum(width * size**2 for width, size in zip(cut.widths, cut.sizes, strict=True))
     logits = 4 * classes
@@ -52,7 +58,8 @@ def sizes(job: Job, plan: Schedule, cut: Cut, classes: int, resolution: int) -> 
     taught = sum(map(len, plan.first("train", job.features.images)))
     epochs = job.distill.epochs if job.features.fresh else 1
     everything = (
-        (train + rating + plan.pictures("test")) * (picture + logits)
+        weights
+        + (train + rating + plan.pictures("test")) * (picture + logits)
         + (taught * epochs + rating) * features
         + taught * (epochs - 1) * picture
     )
@@ -60,7 +67,7 @@ def sizes(job: Job, plan: Schedule, cut: Cut, classes: int, resolution: int) -> 
     return Sizes(
         window=job.features.window * (picture + features + logits),
         everything=everything,
-        kept=rating * (picture + features + logits) + tried * (picture + logits),
+        kept=weights + rating * (picture + features + logits) + tried * (picture + logits),
     )
 
 
@@ -77,13 +84,14 @@ def choose(job: Job, need: Sizes, store: int) -> Cache:
             f"needed and there are {_size(room)}; set features.cache=stream, features.images "
             "lower, or give the cluster a larger store"
         )
-    ahead = min(_MOST, (room - need.kept) // need.window)
+    # One more than is ahead: a rank still holds the one that it has read.
+    ahead = min(_MOST, (room - need.kept) // need.window - 1)
     if ahead < _LEAST:
         raise UserError(
-            f"to stream, the windows that rate and {_LEAST} of {job.features.window} pictures must "
-            f"fit {of}, but {_size(need.kept + _LEAST * need.window)} are needed and there are "
-            f"{_size(room)}; set features.window or rate.images lower, or give the cluster a "
-            "larger store"
+            f"to stream, the windows that rate and {_LEAST + 1} of {job.features.window} pictures "
+            f"must fit {of}, but {_size(need.kept + (_LEAST + 1) * need.window)} are needed and "
+            f"there are {_size(room)}; set features.window or rate.images lower, or give the "
+            "cluster a larger store"
         )
     return Cache(mode="stream", ahead=ahead, drawing=have - room)
 

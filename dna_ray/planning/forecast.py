@@ -27,7 +27,7 @@ NOT_COUNTED = (
 
 # What takes time besides the work, in starts of processes: a Train run, its own and its workers';
 # a survey, a making of windows, and Tune.
-FIT, OTHER = 3, 1
+FIT, OTHER = 2.0, 0.5
 
 _FLOAT = 4  # bytes
 _STATE = 3  # a checkpoint has, for each weight, it and its two moments

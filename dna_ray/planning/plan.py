@@ -49,7 +49,7 @@ class Plan:
     @property
     def sizes(self) -> Sizes:
         """The bytes of the run's windows."""
-        return sizes(self.job, self.schedule, self.cut, self.classes, self.resolution)
+        return sizes(self.job, self.schedule, self.teacher, self.cut, self.classes, self.resolution)
 
 
 def make_plan(job: Job, space: Space, pictures: Pictures, teacher: TrainedModel) -> Plan:

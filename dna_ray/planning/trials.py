@@ -13,12 +13,15 @@ from dna_ray.data.schedule import read_decoded
 from dna_ray.data.transforms import augmented_view
 from dna_ray.network.cell import build_cell
 from dna_ray.network.model import TrainedModel
-from dna_ray.planning.calibration import TRIED, Pixels
+from dna_ray.planning.calibration import Pixels
 from dna_ray.retrain import PictureSet, Recipe, Trainer
 from dna_ray.search import ratings_of, select
 from dna_ray.shards import alone
 from dna_ray.space import CostTable, Space, Where
 from dna_ray.teacher import Cut
+
+# Seconds for which something short is timed again and again.
+_ENOUGH = 0.3
 
 
 @torch.inference_mode()
@@ -39,21 +42,23 @@ def time_walk(
     x = torch.rand(pictures, cut.width_in(block), side, side, device=device)
     x = x.to(memory_format=torch.channels_last)
     layers, ops = space.blocks[block].cells[cell].layers, space.blocks[block].ops
-    for _ in range(2):  # the first time is slower, as memory is had and kernels are chosen
+    times: list[float] = []
+    while len(times) < 2 or sum(times[1:]) < _ENOUGH:
         start = time.perf_counter()
         for op in ops:
             last = net(x, (op,) * layers)
         float(last.sum())  # waits for the device
-        seconds = time.perf_counter() - start
-    return seconds / len(ops) / pictures
+        times.append(time.perf_counter() - start)
+    # The first time is slower, as memory is had and kernels are chosen.
+    return float(np.median(times[1:])) / len(ops) / pictures
 
 
 def time_training(
-    model: TrainedModel, recipe: Recipe, resolution: int, device: torch.device | str
+    model: TrainedModel, recipe: Recipe, resolution: int, steps: int, device: torch.device | str
 ) -> float:
-    """Seconds of a network's training step for one picture, on minibatches of noise."""
+    """Seconds of a network's training step for one picture, on so many minibatches of noise."""
     rng = np.random.default_rng(0)
-    count = TRIED * recipe.batch
+    count = steps * recipe.batch
     noise = rng.integers(256, size=(count, resolution, resolution, 3), dtype=np.uint8)
     data = PictureSet([noise], rng.integers(model.spec.classes, size=count), None)
     whole = replace(recipe, passes=1, shards=1)

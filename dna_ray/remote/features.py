@@ -26,46 +26,33 @@ _UNCUT = Cut(modules=(), widths=(), sizes=())
 
 
 class TeacherTasks:
-    """A model whose features or logits tasks compute; `resources` are what a task reserves."""
+    """A model whose features or logits tasks compute. Its weights are put into the store once."""
 
-    def __init__(
-        self,
-        session: Session,
-        model: TrainedModel,
-        resources: Mapping[str, float],
-        cut: Cut = _UNCUT,
-    ) -> None:
+    def __init__(self, session: Session, model: TrainedModel, cut: Cut = _UNCUT) -> None:
         self._session, self._cut, self._weights = session, cut, [ray.put(model)]
-        self._resources = resources
 
-    def teach(self, window: Window) -> TaughtWindow:
-        """A window's features, as references that need not be there yet."""
-        run = task(
-            _teach, name="teacher", num_returns=len(self._cut.modules) + 1, **self._resources
-        )
+    def teach(self, window: Window, resources: Mapping[str, float]) -> TaughtWindow:
+        """A window's features, as references that need not be there yet.
+
+        `resources` are what a task reserves.
+        """
+        run = task(_teach, name="teacher", num_returns=len(self._cut.modules) + 1, **resources)
         *features, logits = run.remote(
             self._weights, self._cut, window.pictures, self._session.board
         )
         return TaughtWindow((window.pictures, *features), logits, window.size)
 
-    def logits(self, window: Window) -> Any:
+    def logits(self, window: Window, resources: Mapping[str, float]) -> Any:
         """A reference to a window's logits (N, classes)."""
-        run = task(_logits, name="logits", **self._resources)
-        return run.remote(self._weights, window.pictures)
+        return task(_logits, name="logits", **resources).remote(self._weights, window.pictures)
 
-
-def teach(
-    session: Session,
-    model: TrainedModel,
-    cut: Cut,
-    windows: Sequence[Window],
-    resources: Mapping[str, float],
-) -> tuple[TaughtWindow, ...]:
-    """Run a teacher over all windows."""
-    tasks = TeacherTasks(session, model, resources, cut)
-    taught = [tasks.teach(window) for window in windows]
-    session.wait([window.logits for window in taught])
-    return tuple(taught)
+    def teach_all(
+        self, windows: Sequence[Window], resources: Mapping[str, float]
+    ) -> tuple[TaughtWindow, ...]:
+        """All windows, waited for."""
+        taught = [self.teach(window, resources) for window in windows]
+        self._session.wait([window.logits for window in taught])
+        return tuple(taught)
 
 
 def predict(
@@ -76,10 +63,10 @@ def predict(
     resources: Mapping[str, float],
 ) -> Iterator[Array]:
     """The logits (N, classes) of any model on each window, of which at most `ahead` are at work."""
-    tasks = TeacherTasks(session, model, resources)
+    tasks = TeacherTasks(session, model)
     pending: list[Any] = []
     for window in windows:
-        pending.append(tasks.logits(window))
+        pending.append(tasks.logits(window, resources))
         if len(pending) == ahead:
             yield ray.get(pending.pop(0))
             session.view.advance(1)

@@ -32,8 +32,9 @@ _TRIAL = 60e9
 # A training step takes about so many times the multiply-adds of the forward pass.
 _STEP = 3
 
-# Pictures that go through a network at a time where it is not trained, and that are drawn.
-_AT_ONCE, _DRAWN = 64, 16
+# At most as many pictures go through a network at a time where it is not trained, and in all; so
+# many are drawn; and so many minibatches of a small network are trained on.
+_AT_ONCE, _TESTED, _DRAWN, _STEPS = 64, 512, 64, 16
 
 
 def foretell(session: Session, plan: Plan, before: float = 0.0) -> Forecast:
@@ -50,7 +51,7 @@ def foretell(session: Session, plan: Plan, before: float = 0.0) -> Forecast:
     share = share_out(resources, session.workers, useful, beside=beside)
     heaviest = max(len(space.blocks[block].ops) * macs[block, cell] for block, cell in macs)
     batch = job.distill.batch // job.distill.shards
-    batch = _pictures(resources, _STEP * TRIED * heaviest, batch)
+    batch = _affordable(batch, _STEP * TRIED * heaviest, resources.gpus)
     trials = try_cells(
         session,
         space,
@@ -97,9 +98,9 @@ def _start(session: Session) -> float:
     return time.perf_counter() - start
 
 
-def _pictures(resources: Resources, macs: float, most: int) -> int:
-    """How many pictures a trial takes where each costs so many multiply-adds."""
-    return most if resources.gpus else int(min(most, max(2, _TRIAL // macs)))
+def _affordable(most: int, macs: float, gpus: int) -> int:
+    """How many pictures, or minibatches, a trial takes where each costs so many multiply-adds."""
+    return most if gpus else int(min(most, max(2, _TRIAL // macs)))
 
 
 def _rates(
@@ -113,35 +114,37 @@ def _rates(
 ) -> Rates:
     """All other rates, by trials that disturb each other as a search's work does."""
     job, space, resolution = plan.job, plan.space, plan.resolution
-    macs = cell_macs(space, plan.cut, resolution)
+    macs, gpus = cell_macs(space, plan.cut, resolution), resources.gpus
     own = network_costs(network, resolution).total.macs
     found = ray.put(trained(network, build_model(network)))
-    alone: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1 if resources.gpus else 0}
+    alone: dict[str, Any] = {"num_cpus": 1, "num_gpus": min(1, gpus)}
     shard = job.retrain.batch // job.retrain.shards
 
     def start(function: Any, *args: Any, on_gpu: bool = True) -> Any:
         reserved = alone if on_gpu else {"num_cpus": 1}
         return task(function, name="trial of a part", **reserved).remote(*args)
 
-    def steps(macs: float) -> Recipe:
-        batch = _pictures(resources, _STEP * TRIED * macs, shard)
-        return replace(recipe(job, 1, 1e-3, 0.0), batch=batch, shards=1)
+    def train(model: Any, macs: float) -> Any:
+        batch = _affordable(shard, _STEP * TRIED * macs, gpus)
+        steps = _affordable(_STEPS, _STEP * batch * macs, gpus)
+        given = replace(recipe(job, 1, 1e-3, 0.0), batch=batch, shards=1)
+        return start(_train, model, given, resolution, max(TRIED, steps))
 
-    tested = _pictures(resources, own, _AT_ONCE)
     refs: dict[Any, Any] = {
-        "training": start(_train, found, steps(own), resolution),
-        "testing": start(_test, found, resolution, tested, True),
-        "trying": start(_test, found, resolution, min(tested, _AT_ONCE), False, on_gpu=False),
+        "training": train(found, own),
+        "testing": start(_test, found, resolution, _affordable(_TESTED, own, gpus), True),
+        "trying": start(
+            _test, found, resolution, _affordable(_TESTED, own, 0), False, on_gpu=False
+        ),
         "drawing": start(_draw, ray.put(plan.pictures), job, resolution, on_gpu=False),
     }
     if plan.adapt:
-        adapted = ray.put(with_classes(plan.teacher, plan.classes))
-        refs["adapting"] = start(_train, adapted, steps(teacher_macs), resolution)
+        refs["adapting"] = train(ray.put(with_classes(plan.teacher, plan.classes)), teacher_macs)
     for where in space.cells:
-        count = _pictures(resources, 2 * len(space.blocks[where[0]].ops) * macs[where], _AT_ONCE)
+        count = _affordable(_AT_ONCE, 2 * len(space.blocks[where[0]].ops) * macs[where], gpus)
         refs[where] = start(_walk, space, plan.cut, plan.pixels, where, resolution, count)
     session.view.stage("calibration", len(refs) + 1, "trials")
-    taught = _pictures(resources, teacher_macs, _AT_ONCE)
+    taught = _affordable(_TESTED, teacher_macs, gpus)
     teacher = try_teacher(plan.teacher, plan.cut, resolution, taught, alone)
     session.view.advance(1)
     session.wait(list(refs.values()))
@@ -166,8 +169,8 @@ def _begin() -> None:
 
 
 @single_threaded
-def _train(model: TrainedModel, steps: Recipe, resolution: int) -> float:
-    return time_training(model, steps, resolution, device())
+def _train(model: TrainedModel, given: Recipe, resolution: int, steps: int) -> float:
+    return time_training(model, given, resolution, steps, device())
 
 
 @single_threaded

@@ -19,7 +19,7 @@ from dna_ray.planning.placement import plan_ranks
 from dna_ray.planning.plan import make_plan
 from dna_ray.progress import Silent
 from dna_ray.remote.distill import distill
-from dna_ray.remote.features import teach
+from dna_ray.remote.features import TeacherTasks
 from dna_ray.remote.rating import rate
 from dna_ray.remote.session import session
 from dna_ray.remote.windows import Held
@@ -57,8 +57,9 @@ def measure(workers: int) -> tuple[dict[str, float], list[list[np.ndarray]]]:
     with session(watch, workers=workers) as ray_session, tempfile.TemporaryDirectory() as folder:
         plan = make_plan(job, space, pictures, teacher)
         driver = Driver(ray_session, RunFolder.create(f"{folder}/run", "", 0), plan)
-        train = teach(ray_session, teacher, cut, driver.held("train", job.features.images), ONE)
-        held_out = teach(ray_session, teacher, cut, driver.held("rating"), ONE)
+        tasks = TeacherTasks(ray_session, teacher, cut)
+        train = tasks.teach_all(driver.held("train", job.features.images), ONE)
+        held_out = tasks.teach_all(driver.held("rating"), ONE)
         work = cell_macs(space, cut, space.resolution)
         share = driver.share(len(work))
         start = time.perf_counter()

@@ -24,7 +24,7 @@ from dna_ray.planning.cache import Cache
 from dna_ray.planning.plan import Plan, make_plan, recipe
 from dna_ray.progress import Silent
 from dna_ray.randomness import generator, key
-from dna_ray.remote.features import predict, teach
+from dna_ray.remote.features import TeacherTasks, predict
 from dna_ray.remote.pictures import Gallery, survey
 from dna_ray.remote.rating import rate
 from dna_ray.remote.session import Session
@@ -222,7 +222,7 @@ def test_features(
     teacher: TrainedModel,
     cut: Cut,
 ) -> None:
-    taught = teach(local, teacher, cut, windows["train"], RESOURCES)
+    taught = TeacherTasks(local, teacher, cut).teach_all(windows["train"], RESOURCES)
     expected = plain.teach_windows(teacher, cut, pure_windows.pictures["train"])
     for window, (features, logits) in zip(taught, expected, strict=True):
         for ref, feature in zip(window.boundaries, features, strict=True):
@@ -243,7 +243,7 @@ def test_rate(
     job: Job,
     pure_cells: dict[tuple[int, int], dict[str, torch.Tensor]],
 ) -> None:
-    taught = teach(local, teacher, cut, windows["rating"], RESOURCES)
+    taught = TeacherTasks(local, teacher, cut).teach_all(windows["rating"], RESOURCES)
     losses = rate(local, space, cut, PIXELS, pure_cells, taught, job.rate, WORK, RESOURCES)
     held_out = [f for f, _ in plain.teach_windows(teacher, cut, pure_windows.pictures["rating"])]
     for block, cell in plain.cells(space):
@@ -265,7 +265,7 @@ def test_a_failure_in_a_worker_is_one_line_with_its_place(
     pure_cells: dict[tuple[int, int], dict[str, torch.Tensor]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    taught = teach(local, teacher, cut, windows["rating"], RESOURCES)
+    taught = TeacherTasks(local, teacher, cut).teach_all(windows["rating"], RESOURCES)
     wrong = [replace(w, boundaries=tuple(reversed(w.boundaries))) for w in taught]
     with pytest.raises(ray.exceptions.RayTaskError) as caught, noted("generation 1, rate"):
         rate(local, space, cut, PIXELS, pure_cells, wrong, job.rate, WORK, RESOURCES)

@@ -83,13 +83,13 @@ def test_streamed_by_groups_with_a_rank_killed(
     share = share_out(Resources(cpus=2), 2, 2, beside=True)
     cache = Cache(mode="stream", ahead=AHEAD, drawing=10**7)
     gallery = Gallery(local, pictures, plan, job, RESOLUTION, cache)
-    tasks = TeacherTasks(local, teacher, share.task, cut)
+    tasks = TeacherTasks(local, teacher, cut)
 
     def make(position: int) -> Iterator[TaughtWindow]:
         for window in gallery.passes(
             "train", position, cpus=share.task_cpus, pictures=job.features.images, fresh=True
         ):
-            yield tasks.teach(window)
+            yield tasks.teach(window, share.task)
 
     total = job.distill.epochs * len(first)
     with (

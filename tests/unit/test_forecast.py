@@ -242,7 +242,7 @@ def test_stages_on_one_processor_are_sums_of_all_their_work(
     names = ["start", "features", "distill", "rate", "search", "tune", "retrain", "test"]
     assert list(found) == names
     train, rating, test = (plan.schedule.pictures(s) for s in ("train", "rating", "test"))
-    assert (train, rating, test) == (256, 32, 40)
+    assert (train, rating, test) == (256, 24, 40)
     seconds = {name: stage.seconds for name, stage in found.items()}
     assert seconds["start"] == BEFORE
     # Every picture is looked at, then drawn; those that teach or rate go through the teacher.
@@ -287,7 +287,7 @@ def test_what_is_streamed_is_drawn_and_taught_while_cells_are_trained(
     assert streamed["distill"].drawn == shown
     more = shown * (0.5 + 0.1)  # one processor does it all
     assert streamed["distill"].seconds == pytest.approx(kept["distill"].seconds + more)
-    assert streamed["features"].drawn == 200 + 32 + 24  # what rates, and what Tune tries on
+    assert streamed["features"].drawn == 200 + 24 + 24  # what rates, and what Tune tries on
     assert streamed["retrain"].drawn == 4 * 256
 
 
