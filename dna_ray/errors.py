@@ -36,7 +36,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     inner = [getattr(error, name, None) for name in ("cause", "controller_failure", "__cause__")]
     inner += list(getattr(error, "worker_failures", {}).values())
     for cause in inner:
-        if isinstance(cause, BaseException):
+        # Ray raises some errors from themselves.
+        if isinstance(cause, BaseException) and cause is not error:
             yield from causes(cause)
             return
 

@@ -161,7 +161,7 @@ class Forecast:
             drawn += self._tried if self._streamed else pictures("train") + pictures("test")
         if not self._streamed:
             forward += shown
-            drawn += shown if job.features.fresh else 0
+            drawn += shown - taught  # the views of later epochs
         work = forward * teacher
         if number == 1 and self.plan.soft:
             labelled = self._tried if self._streamed else pictures("train") - taught

@@ -25,7 +25,7 @@ _PREFIX = "dna-ray-"
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder for all that Ray's processes put aside; gone with the body, or with this process."""
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_base()))
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = str(folder)
     guard = subprocess.Popen(
@@ -48,8 +48,17 @@ def temporary_folder() -> Iterator[Path]:
 
 def remove_temporary(folder: Path) -> None:
     """Remove a folder that `temporary_folder` made; no other folder."""
-    if folder.parent == Path(tempfile.gettempdir()) and folder.name.startswith(_PREFIX):
+    if folder.parent == _base() and folder.name.startswith(_PREFIX):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _base() -> Path:
+    """Where temporary folders go: for a session within another's processes, beside that one's.
+
+    The paths of Ray's sockets have room for one such folder, not for two.
+    """
+    base = Path(tempfile.gettempdir())
+    return base.parent if base.name.startswith(_PREFIX) else base
 
 
 def watch(driver: int, folder: Path) -> None:

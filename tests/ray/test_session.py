@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dna_ray.remote.guard import remove_temporary
+from dna_ray.remote.guard import remove_temporary, temporary_folder
 from dna_ray.remote.session import Session
 
 
@@ -31,6 +31,18 @@ def test_only_a_folder_of_ours_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
     for folder in (other, elsewhere, own, own):
         remove_temporary(folder)
     assert [f.exists() for f in (own, other, elsewhere)] == [False, True, True]
+
+
+def test_a_session_within_another_has_its_folder_beside_that_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer = tmp_path / "dna-ray-outer"
+    outer.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(outer))
+    with temporary_folder() as folder:
+        assert folder.parent == tmp_path
+    assert not folder.exists()
+    assert outer.exists()
 
 
 DRIVER = """

@@ -82,3 +82,9 @@ def test_what_ended_ray_train_is_found_below_its_own_errors() -> None:
     lost = OSError("the store does not answer")
     for error in (ControllerError(lost), WorkerGroupError("rank 0", {0: lost})):
         assert [type(cause) for cause in causes(error)] == [type(error), OSError]
+
+
+def test_an_error_that_is_raised_from_itself_is_told_once() -> None:
+    error = ValueError("as Ray's dashboard raises it")
+    error.__cause__ = error
+    assert list(causes(error)) == [error]

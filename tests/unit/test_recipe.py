@@ -11,7 +11,9 @@ from dna_ray.config import Job, job_from_tree
 from dna_ray.data.schedule import schedule
 from dna_ray.data.splits import CLASS_RATINGS
 from dna_ray.errors import UserError
-from dna_ray.network.model import TimmSpec
+from dna_ray.network.model import TimmSpec, TrainedModel
+from dna_ray.planning.cache import sizes
+from dna_ray.planning.calibration import cell_macs
 from dna_ray.planning.placement import plan_ranks
 from dna_ray.planning.stand_in import made_pictures
 from dna_ray.planning.work import cut_by_shape
@@ -19,6 +21,9 @@ from dna_ray.space import ZOO, Architecture, load_space, network_costs, network_
 from dna_ray.teacher import Cut
 from dna_ray_cli.job import given_job, recipes
 from dna_ray_cli.plan import command
+from dna_ray_cli.values import amount
+
+SPEC = TimmSpec(name="tf_efficientnet_b7", classes=1000, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 def job_of(*settings: str, config: str = "imagenet", **options: Any) -> Job:
@@ -42,7 +47,7 @@ def test_every_recipe_is_a_job() -> None:
 
 def test_the_imagenet_recipe_is_the_papers(recipe: Job) -> None:
     assert (recipe.space, recipe.resolution) == ("mbconv6", 224)
-    assert recipe.teacher == "tf_efficientnet_b7"
+    assert recipe.teacher == SPEC.name
     distill = recipe.distill
     assert (distill.epochs, distill.batch, distill.sampling) == (20, 512, "uniform")
     assert (distill.learning_rate_first, distill.learning_rate) == (0.002, 0.005)
@@ -84,15 +89,28 @@ def test_sixteen_ranks_can_share_its_heaviest_cell(recipe: Job) -> None:
     assert {len(ranks) for ranks in plan.ranks_of.values()} == {16}
 
 
-def test_its_teacher_is_cut_into_the_papers_six_blocks(recipe: Job) -> None:
-    half = (0.5, 0.5, 0.5)
-    spec = TimmSpec(name=recipe.teacher, classes=1000, mean=half, std=half)
-    cut = cut_by_shape(spec, load_space(recipe.space).reductions, recipe.resolution)
+@pytest.fixture(scope="module")
+def cut(recipe: Job) -> Cut:
+    return cut_by_shape(SPEC, load_space(recipe.space).reductions, recipe.resolution)
+
+
+def test_its_teacher_is_cut_into_the_papers_six_blocks(cut: Cut) -> None:
     assert cut == Cut(
         modules=tuple(f"model.blocks.{k}" for k in range(1, 7)),
         widths=(48, 80, 160, 224, 384, 640),  # Table 1
         sizes=(56, 28, 14, 14, 7, 7),
     )
+
+
+def test_what_it_says_of_its_size_is_what_a_plan_counts(recipe: Job, cut: Cut) -> None:
+    macs = cell_macs(load_space(recipe.space), cut, recipe.resolution)
+    windows = schedule(made_pictures(500, 0, 0), recipe)
+    weightless = TrainedModel(SPEC, {})
+    window = sizes(recipe, windows, weightless, cut, 1000, recipe.resolution).window
+    told = " ".join(line.removeprefix("#").strip() for line in recipes()["imagenet"].splitlines())
+    assert f"{amount(window)}B of features a window" in told
+    assert f"{amount(sum(macs.values()))} of one path of each cell" in told
+    assert f"{amount(recipe.limits['macs'])} of the found network" in told
 
 
 # Where settings come from
