@@ -84,7 +84,15 @@ def wait_for(process: subprocess.Popen[str], run: Path, name: str) -> list[psuti
 
 
 def there(run: Path, name: str) -> bool:
-    """Whether a record is listed in the manifest, or a file below `working/` is there."""
+    """Whether a record is listed in the manifest, or a file below `working/` is there.
+
+    Ray Train's list of checkpoints is there when it lists one: it is not written in one piece.
+    """
+    if name.endswith(SNAPSHOT):
+        try:
+            return json.loads((run / name).read_text())["latest_checkpoint_result"] is not None
+        except (OSError, ValueError):
+            return False
     if name.startswith("working/"):
         return any(run.glob(name))
     manifest = run / "manifest.json"

@@ -25,6 +25,7 @@ from tests.ray.command import (
     nothing_remains,
     searching,
     stopped,
+    there,
     wait_for,
 )
 
@@ -75,9 +76,11 @@ def finished(interrupted: Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
     family: list[psutil.Process] = []
     with searching("--resume", interrupted, "--workers", "2") as process:
         for name, file in MOMENTS.items():
-            family = wait_for(process, interrupted, file)
-            with stopped(family):
-                shutil.copytree(interrupted, copies / name)
+            while not there(copies / name, file):
+                shutil.rmtree(copies / name, ignore_errors=True)
+                family = wait_for(process, interrupted, file)
+                with stopped(family):
+                    shutil.copytree(interrupted, copies / name)
         out, shown = process.communicate(timeout=600)
     assert process.returncode == 0, shown
     nothing_remains(family, interrupted)
