@@ -25,9 +25,9 @@ NOT_COUNTED = (
     "tables, batch-norm statistics and the report on disk",
 )
 
-# What takes time besides the work, in starts of processes: a Train run, its own and its workers';
-# a survey, a making of windows, and Tune.
-FIT, OTHER = 2.0, 0.5
+# What takes time besides the work, in starts of processes, as seen on two cores: a Train run, its
+# own and its workers'; and Ray Data, or Tune.
+FIT, OTHER = 3.5, 1.0
 
 _FLOAT = 4  # bytes
 _STATE = 3  # a checkpoint has, for each weight, it and its two moments
@@ -166,7 +166,7 @@ class Forecast:
         if number == 1 and self.plan.soft:
             labelled = self._tried if self._streamed else pictures("train") - taught
             work += labelled * teacher
-        begun = OTHER * self.rates.starting * 2 * (number == 1)
+        begun = OTHER * self.rates.starting if number == 1 else 0.0
         return self._stage(
             number, "features", work=work, drawn=drawn, besides=begun, first_drawn=True
         )
@@ -191,11 +191,14 @@ class Forecast:
     def _rate(self, number: int) -> Stage:
         plan, config, cut = self.plan, self.plan.job.rate, self.teachings[number - 1].cut
         pictures = min(config.images + config.recalibration, plan.schedule.pictures("rating"))
-        tasks = [
-            pictures * macs * self.rates.walking[where]
-            for where in plan.space.cells
-            for macs in walk_macs(plan.space, cut, where, plan.resolution).values()
-        ]
+        tasks = []
+        for where in plan.space.cells:
+            block, cell = plan.space.blocks[where[0]], where[1]
+            compared = config.images * block.count(cell) / len(block.ops)
+            tasks += [
+                pictures * macs * self.rates.walking[where] + compared * self.rates.comparing[where]
+                for macs in walk_macs(plan.space, cut, where, plan.resolution).values()
+            ]
         longest = makespan(tasks, self._lanes)
         return self._stage(number, "rate", work=sum(tasks), longest=longest)
 

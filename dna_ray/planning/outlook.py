@@ -48,7 +48,7 @@ def outlook(forecast: Forecast) -> dict[str, Any]:
         "rates": {
             name: value
             for name, value in asdict(forecast.rates).items()
-            if name not in ("cells", "walking")
+            if name not in ("cells", "comparing", "walking")
         },
         "stages": [
             {

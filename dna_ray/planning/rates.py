@@ -17,7 +17,8 @@ class Rates:
 
     `starting` is until processes that are new have begun to compute. Of one picture: `drawing` it,
     from reading to augmenting, on a processor; `teacher` forward; `adapting`, a training step of
-    the teacher; and one of each of the `cells`. Of one multiply-add of one picture: `walking`
+    the teacher, and one of each of the `cells`; and `comparing` it with the teacher's behind a path
+    of each cell. Of one multiply-add of one picture: `walking`
     through a cell as in rating; `training` and `testing` a network, and `trying` it forward on a
     processor. `searching` is the whole search step.
     """
@@ -27,6 +28,7 @@ class Rates:
     teacher: float
     adapting: float
     cells: Mapping[Where, float]
+    comparing: Mapping[Where, float]
     walking: Mapping[Where, float]
     training: float
     testing: float

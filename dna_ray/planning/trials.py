@@ -1,11 +1,13 @@
 """Short trials of the work that no stage of a search waits for: what `dna-ray plan` measures."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dna_ray.config import Job
 from dna_ray.data import Pictures
@@ -14,6 +16,7 @@ from dna_ray.data.transforms import augmented_view
 from dna_ray.network.cell import build_cell
 from dna_ray.network.model import TrainedModel
 from dna_ray.planning.calibration import Pixels
+from dna_ray.rating import relative_l1
 from dna_ray.retrain import PictureSet, Recipe, Trainer
 from dna_ray.search import ratings_of, select
 from dna_ray.shards import alone
@@ -33,8 +36,8 @@ def time_walk(
     resolution: int,
     pictures: int,
     device: torch.device | str,
-) -> float:
-    """Seconds of one picture through an average path of a cell, as when it is rated."""
+) -> tuple[float, float]:
+    """Seconds of one picture in rating: through an average path, and compared with the teacher."""
     block, cell = where
     net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
     net.to(device).to(memory_format=torch.channels_last).eval()
@@ -42,15 +45,27 @@ def time_walk(
     x = torch.rand(pictures, cut.width_in(block), side, side, device=device)
     x = x.to(memory_format=torch.channels_last)
     layers, ops = space.blocks[block].cells[cell].layers, space.blocks[block].ops
-    times: list[float] = []
-    while len(times) < 2 or sum(times[1:]) < _ENOUGH:
-        start = time.perf_counter()
+
+    def walk() -> Tensor:
         for op in ops:
-            last = net(x, (op,) * layers)
+            last: Tensor = net(x, (op,) * layers)
         float(last.sum())  # waits for the device
+        return last
+
+    feature = walk()
+    target = torch.rand_like(feature)
+    through, compared = _typical(walk), _typical(lambda: relative_l1([feature], target))
+    return through / len(ops) / pictures, compared / pictures
+
+
+def _typical(run: Callable[[], object]) -> float:
+    """The median of the seconds that something takes that has been run before."""
+    times: list[float] = []
+    while sum(times) < _ENOUGH:
+        start = time.perf_counter()
+        run()
         times.append(time.perf_counter() - start)
-    # The first time is slower, as memory is had and kernels are chosen.
-    return float(np.median(times[1:])) / len(ops) / pictures
+    return float(np.median(times))
 
 
 def time_training(

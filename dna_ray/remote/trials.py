@@ -155,7 +155,8 @@ def _rates(
         teacher=teacher,
         adapting=seconds.get("adapting", 0.0),
         cells=cells,
-        walking={where: seconds[where] / macs[where] for where in space.cells},
+        comparing={where: seconds[where][1] for where in space.cells},
+        walking={where: seconds[where][0] / macs[where] for where in space.cells},
         training=seconds["training"] / own,
         testing=seconds["testing"] / own,
         trying=seconds["trying"] / own,
@@ -188,5 +189,5 @@ def _draw(pictures: Pictures, job: Job, resolution: int) -> float:
 @single_threaded
 def _walk(
     space: Space, cut: Cut, pixels: Pixels, where: Where, resolution: int, pictures: int
-) -> float:
+) -> tuple[float, float]:
     return time_walk(space, cut, pixels, where, resolution, pictures, device())
