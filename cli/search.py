@@ -1,11 +1,9 @@
 """`dna-ray search`: the main job."""
 
 import json
-import shlex
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,13 @@ from typing import Any
 import click
 
 from dna_ray.config import Job, differences, job_from_tree, job_to_toml, parse_job
-from dna_ray.errors import StoppedError, UserError, causes, read_text
+from dna_ray.errors import UserError, causes, read_text
 from dna_ray.rundir import RunFolder
-from dna_ray.space import Space, load_space, parse_space
+from dna_ray.space import Space, load_space
 from dna_ray.storage import Place
 
 from .job import cluster_options, given_job, job_options
+from .run import logged, recorded
 from .values import amount
 from .view import resumable, shown
 
@@ -77,7 +76,11 @@ def command(
         run = run or _create(out, job, pictures.name, space, inputs)
         limit = " and ".join(f"{name} <= {amount(value)}" for name, value in plan.limits.items())
         view.note(f"{space.architectures:,} architectures, limit {limit}; run folder {run.place}")
-        with run.locked(), _logged(run, verbose), _kept_if_begun(run, new):
+        with (
+            run.locked(),
+            logged(run, verbose, "dna-ray search --resume"),
+            _kept_if_begun(run, new),
+        ):
             run.check_inputs(inputs)
             if run.session is not None:
                 remove_temporary(run.session)
@@ -106,18 +109,15 @@ def _prepared(given: dict[str, Any]) -> tuple[Job, None, Space]:
 def _resumed(folder: str, given: dict[str, Any]) -> tuple[Job, RunFolder, Space]:
     """The job of a run folder; what is given besides must not differ from it."""
     run = RunFolder.open(folder)
+    job, space = recorded(run)
     file = f"'{run.place / 'config.toml'}'"
-    recorded = parse_job(run.config, file)
-    job = job_from_tree(recorded)
-    differing = differences(job, job_from_tree(_merged(recorded, given)))
+    differing = differences(job, job_from_tree(_merged(parse_job(run.config, file), given)))
     if differing:
         raise UserError(
             f"a run is resumed with its own settings, but {', '.join(differing)} would differ from "
             f"{file}; leave them out, or start a new run"
         )
-    if run.space is not None:
-        return job, run, parse_space(run.space, f"'{run.place / 'space.toml'}'")
-    return job, run, load_space(job.space)
+    return job, run, space
 
 
 def _merged(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -146,21 +146,6 @@ def _kept_if_begun(run: RunFolder, new: bool) -> Iterator[None]:
         if new and not run.begun and any(isinstance(e, UserError) for e in causes(error)):
             run.remove()
         raise
-
-
-@contextmanager
-def _logged(run: RunFolder, verbose: bool) -> Iterator[None]:
-    """Keep the trace of a failure in the run folder, show it with -v, and say how to go on."""
-    try:
-        yield
-    except Exception as error:
-        if any(isinstance(cause, UserError) for cause in causes(error)):
-            raise
-        if verbose:
-            traceback.print_exc()
-        with suppress(OSError):  # the run folder may be what failed
-            run.log(traceback.format_exc())
-        raise StoppedError(f"dna-ray search --resume {shlex.quote(str(run.place))}") from error
 
 
 def _show(results: list[dict[str, Any]], place: Place, seconds: float) -> None:

@@ -24,6 +24,7 @@ from dna_ray.space import Op, Space
 from dna_ray.teacher import Cut
 
 Array = np.ndarray
+Stream = tuple[int, *tuple[str | int, ...]]  # a seed, and the names of what draws from it
 
 
 class PathSampler:
@@ -62,27 +63,28 @@ class CellTrainer:
         pixels: tuple[tuple[float, ...], tuple[float, ...]],
         recipe: Distill,
         where: tuple[int, int],
-        stream: tuple[int, int],
+        stream: Stream,
         device: torch.device | str = "cpu",
         own: Sequence[int] | None = None,
         exchange: Exchange = alone,
+        path: Sequence[Op] | None = None,
     ) -> None:
-        """Set up cell `where` = (block, cell), 0-based; `stream` = (seed, generation).
+        """Set up cell `where` = (block, cell), 0-based; `stream` begins their random streams.
 
         `pixels` are the mean and std by which the cell of block 1 scales pictures. `own` are the
         shards of every minibatch that this worker computes, by default all of them; `exchange`
-        talks to the others.
+        talks to the others. With a `path`, that path of the cell is trained alone, all steps long.
         """
         block, cell = where
-        seed, generation = stream
+        seed, *names = stream
         self.where = where
         self._recipe, self._device = recipe, device
         self._own, self._exchange = range(recipe.shards) if own is None else own, exchange
-        self._seed, self._names = seed, ("distill", generation, block, cell)
+        self._seed, self._names = seed, ("distill", *names, block, cell)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(seed, *self._names, "weights"))
             self.net: CellNet = build_cell(
-                space, block, cell, cut.width_in(block), cut.widths[block], *pixels
+                space, block, cell, cut.width_in(block), cut.widths[block], *pixels, path
             )
         self.net.to(device).to(memory_format=torch.channels_last).train()
         self._learnt = {
@@ -97,6 +99,7 @@ class CellTrainer:
             weight_decay=recipe.weight_decay,
         )
         layers = space.blocks[block].cells[cell].layers
+        self._alone = None if path is None else tuple(path)
         self._sampler = PathSampler(
             space.blocks[block].ops, layers, recipe.sampling, seed, *self._names
         )
@@ -119,8 +122,8 @@ class CellTrainer:
 
     def _step(self, inputs: Array, targets: Array, rows: Array) -> float:
         """Eq 6, averaged over the paths of this minibatch."""
-        count = self._recipe.paths_per_minibatch
-        paths = [self._sampler.path(self.minibatches * count + turn) for turn in range(count)]
+        paths = self._paths()
+        count = len(paths)
 
         def backward(shard: int) -> Tensor:
             x = minibatch(inputs, rows[shard], self._device)
@@ -151,6 +154,13 @@ class CellTrainer:
                 f"{self._optimizer.param_groups[0]['lr']:.3g}; lower distill.learning_rate"
             )
         return total
+
+    def _paths(self) -> list[tuple[Op, ...]]:
+        """Those that the next minibatch trains."""
+        if self._alone is not None:
+            return [self._alone]
+        count = self._recipe.paths_per_minibatch
+        return [self._sampler.path(self.minibatches * count + turn) for turn in range(count)]
 
     def end_epoch(self) -> None:
         """Lower the learning rate by the recipe's factor."""

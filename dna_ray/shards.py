@@ -42,8 +42,12 @@ def mean_gradients(
 
     `backward(shard)` runs one shard forward and backward and returns its loss. `buffers` are those
     that it may change: every shard finds them as they were before, and in the end those of floating
-    point are the mean over the shards.
+    point are the mean over the shards. A single shard is its own mean: nothing is copied for it.
     """
+    if exchange is alone and len(own) == 1:
+        for parameter in parameters:
+            parameter.grad = None
+        return float(backward(own[0]))
     before = [buffer.clone() for buffer in buffers]
     statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
     vectors = []

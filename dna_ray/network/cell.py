@@ -55,11 +55,12 @@ def build_cell(
     width_out: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    path: Sequence[Op] | None = None,
 ) -> CellNet:
     """The supernet of a cell of `block` (both 0-based) between teacher widths.
 
-    Weights come from torch's current generator. `width_in` is not read in block 0, whose first
-    layer reads the stem.
+    With a `path`, the network of that path alone. Weights come from torch's current generator.
+    `width_in` is not read in block 0, whose first layer reads the stem.
     """
     shape, trunk = space.blocks[block].cells[cell], space.trunk
     stride = space.blocks[block].stride
@@ -67,10 +68,11 @@ def build_cell(
     layers: list[dict[str, nn.Module]] = []
     for layer in range(shape.layers):
         out = shape.width if layer < shape.layers - 1 else width_out
+        ops = space.blocks[block].ops if path is None else (path[layer],)
         layers.append(
             {
                 str(op): MBConv(op, width, out, stride, trunk.se_ratio, trunk.activation)
-                for op in space.blocks[block].ops
+                for op in ops
             }
         )
         width, stride = out, 1

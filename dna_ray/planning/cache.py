@@ -71,26 +71,30 @@ def sizes(
     )
 
 
+def room_in(store: int) -> int:
+    """The bytes that may be kept in a store of so many."""
+    return int((1 - _DRAWING) * int(_FILLED * store))
+
+
 def choose(job: Job, need: Sizes, store: int) -> Cache:
     """Choose by what fits a store of so many bytes; raises UserError where nothing does."""
-    have = int(_FILLED * store)
-    room = int((1 - _DRAWING) * have)
+    have, room = int(_FILLED * store), room_in(store)
     of = f"{1 - _DRAWING:.0%} of {_FILLED:.0%} of Ray's object store"
     if need.everything <= room and job.features.cache != "stream":
         return Cache(mode="all", ahead=_MOST, drawing=have - need.everything)
     if job.features.cache == "all":
         raise UserError(
-            f"with features.cache=all every window must fit {of}, but {_size(need.everything)} are "
-            f"needed and there are {_size(room)}; set features.cache=stream, features.images "
-            "lower, or give the cluster a larger store"
+            f"with features.cache=all every window must fit {of}, but "
+            f"{in_bytes(need.everything)} are needed and there are {in_bytes(room)}; set "
+            "features.cache=stream, features.images lower, or give the cluster a larger store"
         )
     # One more than is ahead: a rank still holds the one that it has read.
     ahead = min(_MOST, (room - need.kept) // need.window - 1)
     if ahead < _LEAST:
         raise UserError(
             f"to stream, the windows that rate and {_LEAST + 1} of {job.features.window} pictures "
-            f"must fit {of}, but {_size(need.kept + (_LEAST + 1) * need.window)} are needed and "
-            f"there are {_size(room)}; set features.window or rate.images lower, or give the "
+            f"must fit {of}, but {in_bytes(need.kept + (_LEAST + 1) * need.window)} are needed and "
+            f"there are {in_bytes(room)}; set features.window or rate.images lower, or give the "
             "cluster a larger store"
         )
     return Cache(mode="stream", ahead=ahead, drawing=have - room)
@@ -98,15 +102,17 @@ def choose(job: Job, need: Sizes, store: int) -> Cache:
 
 def describe(cache: Cache, need: Sizes, store: int) -> str:
     """The choice in a line, for people."""
-    room = f"{_size(need.everything)} for an object store of {_size(store)}"
+    room = f"{in_bytes(need.everything)} for an object store of {in_bytes(store)}"
     if cache.mode == "all":
         return f"cache: all windows are kept ({room})"
     return (
-        f"cache: windows are streamed, {cache.ahead} of {_size(need.window)} ahead at most ({room})"
+        f"cache: windows are streamed, {cache.ahead} of {in_bytes(need.window)} ahead at most "
+        f"({room})"
     )
 
 
-def _size(count: float) -> str:
+def in_bytes(count: float) -> str:
+    """An amount for people."""
     for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if count >= power:
             return f"{count / power:.3g} {unit}"

@@ -1,8 +1,18 @@
-"""Does a rating rank? Agreement with the accuracies of a bench, beside that of plain costs."""
+"""Does a rating rank? Held against accuracies, or paths trained alone, beside plain costs."""
 
 from dna_ray.ranking.bench import Bench, Rated, rate, read_bench
 from dna_ray.ranking.evaluation import NEAR, Agreement, EqualCost, Evaluation, Figure, evaluate
-from dna_ray.ranking.verdict import verdict
+from dna_ray.ranking.truth import (
+    Paths,
+    Training,
+    Truth,
+    drawn_rows,
+    hold_against,
+    paths_alone,
+    read_trainings,
+    trainings_table,
+)
+from dna_ray.ranking.verdict import truth_verdict, verdict
 
 __all__ = [
     "NEAR",
@@ -11,9 +21,18 @@ __all__ = [
     "EqualCost",
     "Evaluation",
     "Figure",
+    "Paths",
     "Rated",
+    "Training",
+    "Truth",
+    "drawn_rows",
     "evaluate",
+    "hold_against",
+    "paths_alone",
     "rate",
     "read_bench",
+    "read_trainings",
+    "trainings_table",
+    "truth_verdict",
     "verdict",
 ]

@@ -26,6 +26,13 @@ def kendall(xs: Sequence[Array], y: Array, weights: Array) -> list[Array]:
     return [_tau(_concordance(x, y, weights), _untied(x, weights), untied_y) for x in xs]
 
 
+def kendall_within(groups: Sequence[tuple[Array, Array, Array]]) -> Array:
+    """(R,): tau-b over the pairs within groups alone; a group is x (N,), y (N,), weights (N, R)."""
+    concordant = sum(_concordance(x, y, weights) for x, y, weights in groups)
+    untied = [sum(_untied(group[i], group[2]) for group in groups) for i in (0, 1)]
+    return _tau(np.asarray(concordant), np.asarray(untied[0]), np.asarray(untied[1]))
+
+
 def _tau(concordant: Array, untied_x: Array, untied_y: Array) -> Array:
     with np.errstate(invalid="ignore"):
         tau: Array = concordant / np.sqrt(untied_x * untied_y)

@@ -1,8 +1,10 @@
-"""The answer in words: does the rating tell more than cost does?"""
+"""The answer in words: does the rating rank, and does it tell more than cost does?"""
 
+from collections.abc import Mapping
 from math import isfinite
 
 from dna_ray.ranking.evaluation import Evaluation, Figure
+from dna_ray.ranking.truth import Truth
 from dna_ray.space import cost_name
 
 
@@ -41,6 +43,49 @@ def verdict(evaluation: Evaluation) -> str:
     else:
         first = f"No clear difference between the rating and cost: {figures}."
     return f"{first} {_apart(evaluation, best)}"
+
+
+def truth_verdict(total: Truth, blocks: Mapping[int, Truth]) -> str:
+    """One to three sentences on paths trained alone: of all blocks, and of those that fall short.
+
+    The rating is shown to rank where the whole interval of its tau is above 0, and to tell more
+    (less) than cost where that of its lead over the best cost is above (below) 0.
+    """
+    rating, lead, best = total.rating, total.lead, total.best_cost
+    count = f"{total.paths:,} paths trained alone"
+    if not isfinite(rating.value):
+        return f"Nothing can be said: {count} do not differ. Ask for more with --paths."
+    tau = f"Kendall {_with_interval(rating)} over {count}"
+    if rating.high < 0:
+        first = f"The rating ranks the wrong way round: {tau}. Do not retrain what it found."
+    elif rating.low <= 0:
+        first = (
+            f"The rating is not shown to rank: {tau}, where a random order reaches "
+            f"{total.chance.high:.3f}. Do not pay for a retraining yet: train the cells longer "
+            "(distill.epochs, features.images), or ask for more --paths."
+        )
+    elif best is None or lead is None:
+        first = f"The rating ranks: {tau}."
+    else:
+        name, other = cost_name(best), total.costs[best].value
+        by = f"{other:.3f} of {name}, a difference of {_with_interval(lead)}"
+        if lead.low > 0:
+            first = f"The rating ranks, and tells more than cost does: {tau}, against {by}."
+        elif lead.high < 0:
+            first = (
+                f"The rating ranks, but tells less than cost does: {tau}, against {by}. The "
+                "largest network within the limits would be as good a choice."
+            )
+        else:
+            first = (
+                f"The rating ranks: {tau}. Whether it tells more than cost does is open: {by}; "
+                "more --paths would tell."
+            )
+    short = [str(number) for number, truth in blocks.items() if not truth.rating.low > 0]
+    if len(blocks) > 1 and short and rating.low > 0:
+        word = "block" if len(short) == 1 else "blocks"
+        first += f" By {word} {', '.join(short)} alone that is not shown."
+    return first
 
 
 def _apart(evaluation: Evaluation, cost: str) -> str:

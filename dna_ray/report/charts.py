@@ -95,6 +95,26 @@ def _through(places: Sequence[tuple[float, float]]) -> str:
     return "".join(f"{'L' if i else 'M'}{number(x)} {number(y)}" for i, (x, y) in enumerate(places))
 
 
+def scatter(
+    label: str, names: tuple[str, str], points: Sequence[tuple[str, float, float]]
+) -> Markup:
+    """Named points (name, x, y)."""
+    frame = Frame.of(SMALL, padded(x for _, x, _ in points), padded(y for _, _, y in points))
+    marks = [
+        tag(
+            "circle",
+            tag("title", f"{name}: {names[0]} {decimal(x)}, {names[1]} {decimal(y)}"),
+            cx=frame.x(x),
+            cy=frame.y(y),
+            r=3,
+            class_="dot c0",
+        )
+        for name, x, y in points
+    ]
+    ticks = decimals(frame.x.ticks(4)), decimals(frame.y.ticks(4))
+    return frame.draw(label, names, ticks, *marks)
+
+
 def front_chart(
     cost: str, name: str, front: FrontPoints, chosen: Chosen, cloud: tuple[Array, Array]
 ) -> Markup:

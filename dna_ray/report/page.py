@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from dna_ray.errors import UserError
-from dna_ray.report import answer, network, sections, training
+from dna_ray.report import answer, network, sections, training, truth
 from dna_ray.report.axes import Scale, picture
 from dna_ray.report.charts import legend
 from dna_ray.report.html import Content, Markup, count, details, duration, table, tag
@@ -159,6 +159,7 @@ def _generation(run: Run, generation: Generation, *, folded: bool) -> Markup:
     content: Sequence[Content] = [
         sections.front_section(generation, run.job.seed),
         sections.ratings_section(generation),
+        truth.truth_section(generation, run.job.seed),
         sections.ops_section(generation),
         training.cells_section(generation),
         training.training_section(generation),

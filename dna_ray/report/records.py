@@ -1,6 +1,7 @@
 """What a report is made of: the records of a run folder, read and checked once."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from dna_ray.config import Job, job_from_tree, parse_job
 from dna_ray.errors import UserError
+from dna_ray.ranking import Paths, paths_alone, read_trainings
 from dna_ray.rundir import RunFolder
 from dna_ray.search import Ratings, read_plain_table, read_ratings
 from dna_ray.space import Architecture, Space, load_space, parse_space
@@ -77,6 +79,7 @@ class Generation:
     cell_curves: dict[tuple[int, int], Curve]  # by block (1-based) and cell: epoch, loss
     network_curves: dict[str, Curve]  # by network: pass, loss
     seconds: dict[str, float]
+    alone: tuple[Paths, ...] = ()
 
     @property
     def begun(self) -> bool:
@@ -162,9 +165,13 @@ def _generation(folder: RunFolder, number: int) -> Generation:
     metrics = folder.file(number, "metrics.jsonl")
     with _readable(folder, metrics):
         cells, networks = _curves(folder.measured(number))
+    ratings = record("ratings.parquet", lambda data: read_ratings(pa.BufferReader(data)))
+    alone = None
+    if ratings is not None:
+        alone = record("alone.parquet", lambda data: _alone(ratings, data))
     return Generation(
         number=number,
-        ratings=record("ratings.parquet", lambda data: read_ratings(pa.BufferReader(data))),
+        ratings=ratings,
         front=record("front.parquet", _front),
         chosen=record("architecture.json", _chosen),
         trials=record("tune.json", _trials) or (),
@@ -172,6 +179,7 @@ def _generation(folder: RunFolder, number: int) -> Generation:
         cell_curves=cells,
         network_curves=networks,
         seconds=folder.all_seconds(number),
+        alone=alone or (),
     )
 
 
@@ -194,6 +202,13 @@ def _readable(folder: RunFolder, name: str) -> Iterator[None]:
             f"'{folder.place / name}' has not ({type(error).__name__}: {error}); use the version "
             "that made the run"
         ) from None
+
+
+def _alone(ratings: Ratings, data: bytes) -> tuple[Paths, ...]:
+    """Of paths trained alone, those with as many pictures as most had."""
+    losses = read_trainings(pa.BufferReader(data))
+    ((images, _),) = Counter(training.images for training in losses).most_common(1)
+    return tuple(paths_alone(ratings, {t: v for t, v in losses.items() if t.images == images}))
 
 
 def _front(data: bytes) -> FrontPoints:

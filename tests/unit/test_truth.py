@@ -1,0 +1,206 @@
+"""Ratings held against paths trained alone: figures by hand, words by cases."""
+
+import io
+from dataclasses import replace
+from itertools import combinations
+from math import isnan
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kendalltau
+
+from dna_ray.ranking import (
+    Figure,
+    Paths,
+    Training,
+    Truth,
+    drawn_rows,
+    hold_against,
+    paths_alone,
+    read_trainings,
+    trainings_table,
+    truth_verdict,
+)
+from dna_ray.ranking.agreement import kendall_within
+from dna_ray.search import Ratings
+from dna_ray.space import parse_space
+from tests.runs import SPACE, ratings_at_random
+
+Array = np.ndarray
+
+
+@pytest.fixture(scope="module")
+def ratings() -> Ratings:
+    return ratings_at_random(parse_space(SPACE.format(name="tiny"), "tiny.toml"), 2, 0)
+
+
+def some_paths(block: int, count: int, seed: int, noise: float = 0.3, turns: int = 1) -> Paths:
+    rng = np.random.default_rng((block, seed))
+    quality = rng.normal(size=count)
+    return Paths(
+        block=block,
+        names=tuple(f"0:{number}" for number in range(count)),
+        loss=quality + noise * rng.normal(size=count),
+        turns=np.stack([quality + 0.05 * rng.normal(size=count) for _ in range(turns)], axis=1),
+        costs={"params": rng.random(count), "macs": -quality + 2 * noise * rng.normal(size=count)},
+    )
+
+
+def naive_tau(groups: list[tuple[Array, Array, Array]]) -> float:
+    """Pair by pair, over things that are repeated so often as they weigh."""
+    concordant = untied_x = untied_y = 0
+    for x, y, weights in groups:
+        things = np.repeat(np.arange(len(x)), weights.astype(int))
+        for i, j in combinations(things, 2):
+            a, b = np.sign(x[i] - x[j]), np.sign(y[i] - y[j])
+            concordant += a * b
+            untied_x += a != 0
+            untied_y += b != 0
+    return float(concordant / np.sqrt(untied_x * untied_y)) if untied_x * untied_y else np.nan
+
+
+values = st.integers(0, 4)
+group = st.lists(st.tuples(values, values, st.integers(0, 3)), min_size=2, max_size=8)
+
+
+@settings(deadline=None)
+@given(st.lists(group, min_size=1, max_size=3))
+def test_pairs_are_made_within_groups_alone(drawn: list[list[tuple[int, int, int]]]) -> None:
+    columns = [np.array(rows, float).T for rows in drawn]
+    groups = [(x, y, w[:, None].astype(np.float32)) for x, y, w in columns]
+    found = kendall_within(groups)
+    expected = naive_tau([(x, y, w) for x, y, w in columns])
+    assert found[0] == pytest.approx(expected, nan_ok=True)
+
+
+def test_one_block_gives_what_scipy_gives() -> None:
+    part = some_paths(2, 30, 0)
+    truth = hold_against([part])
+    assert truth.paths == 30
+    assert truth.rating.value == pytest.approx(kendalltau(part.loss, part.alone)[0])
+    for name, cost in part.costs.items():  # more is better
+        assert truth.costs[name].value == pytest.approx(kendalltau(cost, -part.alone)[0])
+    assert truth.best_cost == "macs"
+    assert truth.lead is not None
+    assert truth.lead.value == pytest.approx(truth.rating.value - truth.costs["macs"].value)
+    assert truth.itself is None
+    for figure in (truth.rating, truth.lead, *truth.costs.values()):
+        assert figure.low < figure.value < figure.high
+
+
+def test_losses_of_different_blocks_are_never_compared() -> None:
+    """A block whose losses are all far greater changes nothing."""
+    parts = [some_paths(block, 12, 1) for block in (1, 2, 3)]
+    moved = [replace(parts[0], loss=1000 + parts[0].loss), *parts[1:]]
+    assert hold_against(parts) == hold_against(moved)
+
+
+def test_a_random_order_reaches_what_theory_says() -> None:
+    """Without ties tau has a variance of 2 (2n + 5) / (9 n (n - 1))."""
+    for count in (8, 40):
+        chance = hold_against([some_paths(1, count, 2)], resamples=4000).chance
+        width = 1.96 * np.sqrt(2 * (2 * count + 5) / (9 * count * (count - 1)))
+        assert chance.value == 0
+        assert (-chance.low, chance.high) == pytest.approx((width, width), rel=0.12)
+
+
+def test_what_was_trained_twice_agrees_with_itself() -> None:
+    part = some_paths(1, 20, 3, turns=2)
+    turns = part.turns.copy()
+    turns[15:, 1] = np.nan  # these once
+    part = replace(part, turns=turns)
+    truth = hold_against([part, some_paths(2, 9, 3)])
+    assert part.alone[16] == turns[16, 0]
+    assert part.alone[3] == pytest.approx(turns[3].mean())
+    assert truth.itself is not None
+    assert truth.itself.value == pytest.approx(kendalltau(*turns[:15].T)[0])
+
+
+def test_paths_that_all_lose_the_same_say_nothing() -> None:
+    part = some_paths(1, 5, 4)
+    truth = hold_against([replace(part, turns=np.ones((5, 1)))])
+    assert isnan(truth.rating.value)
+    assert isnan(truth.chance.high)
+    assert truth.best_cost is None
+    assert truth_verdict(truth, {1: truth}).startswith("Nothing can be said: 5 paths")
+
+
+def test_more_paths_are_the_same_and_more(ratings: Ratings) -> None:
+    for block in (1, 2):
+        count = len(ratings.blocks[block - 1].loss)
+        few, all_ = drawn_rows(ratings, block, 5), drawn_rows(ratings, block, 10 * count)
+        assert all_[:5].tolist() == few.tolist()
+        assert sorted(all_) == list(range(count))
+
+
+def test_what_is_kept_comes_back(ratings: Ratings) -> None:
+    rows = {block: drawn_rows(ratings, block, 4) for block in (1, 2)}
+    losses = {
+        Training(block, int(paths.cell[row]), paths.ops[row], 48, turn): row + block / turn
+        for block in (1, 2)
+        for paths in (ratings.blocks[block - 1],)
+        for turn in range(1, 1 + block)
+        for row in rows[block]
+    }
+    buffer = io.BytesIO()
+    pq.write_table(trainings_table(losses), buffer)
+    buffer.seek(0)
+    assert read_trainings(buffer) == losses
+    for part in paths_alone(ratings, losses):
+        paths, own = ratings.blocks[part.block - 1], rows[part.block]
+        assert part.loss.tolist() == paths.loss[own].tolist()
+        assert part.turns.shape == (4, part.block)
+        assert part.turns[:, -1].tolist() == (own + 1).tolist()
+        assert {n: v.tolist() for n, v in part.costs.items()} == {
+            n: paths.costs[own, i].tolist() for i, n in enumerate(ratings.cost_names)
+        }
+
+
+def figure(value: float, spread: float) -> Figure:
+    return Figure(value, value - spread, value + spread)
+
+
+def truth(rating: Figure, cost: float, lead: Figure) -> Truth:
+    return Truth(
+        paths=48,
+        rating=rating,
+        costs={"macs": figure(cost, 0.1), "params": figure(-0.1, 0.1)},
+        lead=lead,
+        chance=figure(0, 0.2),
+        itself=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rating", "cost", "lead", "said"),
+    [
+        (figure(0.8, 0.1), 0.4, figure(0.4, 0.2), "ranks, and tells more than cost does: "),
+        (figure(0.8, 0.1), 0.7, figure(0.1, 0.2), "ranks: .* cost does is open: 0.700 of mult"),
+        (figure(0.4, 0.1), 0.8, figure(-0.4, 0.2), "ranks, but tells less than cost does: "),
+        (figure(0.1, 0.2), 0.0, figure(0.1, 0.2), "is not shown to rank: .* reaches 0.200"),
+        (figure(-0.5, 0.2), 0.0, figure(-0.5, 0.2), "ranks the wrong way round: "),
+    ],
+)
+def test_the_verdict(
+    rating: Figure, cost: float, lead: Figure, said: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    total = truth(rating, cost, lead)
+    words = truth_verdict(total, {1: total})
+    import re
+
+    assert re.match(f"The rating {said}", words), words
+    assert "48 paths trained alone" in words
+
+
+def test_the_verdict_names_blocks_that_fall_short() -> None:
+    good = truth(figure(0.8, 0.1), 0.4, figure(0.4, 0.2))
+    poor = truth(figure(0.1, 0.2), 0.4, figure(-0.3, 0.2))
+    assert truth_verdict(good, {1: good, 2: poor, 3: good}).endswith(
+        "By block 2 alone that is not shown."
+    )
+    assert truth_verdict(good, {1: poor, 2: poor, 3: good}).endswith(
+        "By blocks 1, 2 alone that is not shown."
+    )
