@@ -47,7 +47,7 @@ def mean_gradients(
     if exchange is alone and len(own) == 1:
         for parameter in parameters:
             parameter.grad = None
-        return float(backward(own[0]))
+        return float(backward(own[0]).detach())
     before = [buffer.clone() for buffer in buffers]
     statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
     vectors = []
