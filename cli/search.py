@@ -172,5 +172,7 @@ def _show(results: list[dict[str, Any]], place: Place, seconds: float) -> None:
         number, text = result["generation"], result["architecture"]
         console.print(f"{number} teacher: {result['teacher']}", soft_wrap=True, highlight=False)
         console.print(f"{number} found: {text}", soft_wrap=True, highlight=False)
+        for why in result["left_out"]:
+            console.print(f"{number} without a cell: {why}", soft_wrap=True, highlight=False)
     console.print(f"run folder: {place}", soft_wrap=True, highlight=False)
     console.print(f"report: {place / 'report.html'}", soft_wrap=True, highlight=False)

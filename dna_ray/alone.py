@@ -12,6 +12,7 @@ import torch
 
 from dna_ray.config import Distill
 from dna_ray.distill import CellTrainer, Stream
+from dna_ray.errors import UserError
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.space import Op, Space, Where
 from dna_ray.teacher import Cut
@@ -43,4 +44,6 @@ def train_alone(
         for index in range(count):
             trainer.train_window(index, *windows[(epoch * count + index) % len(windows)])
         trainer.end_epoch()
+    if trainer.stopped:
+        raise UserError(trainer.stopped)
     return rate_cell(trainer.net, space.blocks[where[0]].ops, data, path)[path]

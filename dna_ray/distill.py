@@ -16,7 +16,6 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from dna_ray.config import Distill
 from dna_ray.data.windows import minibatch
-from dna_ray.errors import UserError
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.randomness import generator, key
 from dna_ray.shards import Exchange, alone, mean_gradients, running_statistics
@@ -24,6 +23,10 @@ from dna_ray.space import Op, Space
 from dna_ray.teacher import Cut
 
 Array = np.ndarray
+
+# A loss so many times that of the first minibatch has exploded.
+_EXPLODED = 1e4
+
 Stream = tuple[int, *tuple[str | int, ...]]  # a seed, and the names of what draws from it
 
 
@@ -54,7 +57,11 @@ class PathSampler:
 
 
 class CellTrainer:
-    """One cell with its optimiser: feed it windows, end epochs, and take its state at any time."""
+    """One cell with its optimiser: feed it windows, end epochs, and take its state at any time.
+
+    Where its loss is not finite any more, or has exploded, `stopped` says so and what to do, and no
+    further step is made.
+    """
 
     def __init__(
         self,
@@ -105,12 +112,18 @@ class CellTrainer:
         )
         self.minibatches = 0
         self.epoch = 0
+        self._first_loss = math.inf
+        self.stopped = ""
 
     def train_window(self, index: int, inputs: Array, targets: Array) -> list[float]:
         """One pass over a window: boundary k-1 and k, (N, H, W, C) each. The loss of each step."""
-        return [
-            self._step(inputs, targets, rows) for rows in self._minibatch_rows(index, len(inputs))
-        ]
+        losses = []
+        for rows in self._minibatch_rows(index, len(inputs)):
+            if self.stopped:
+                break
+            losses.append(self._step(inputs, targets, rows))
+            self.stopped = self._trouble(losses[-1])
+        return losses
 
     def _minibatch_rows(self, window: int, images: int) -> Iterator[Array]:
         """The rows of each minibatch, (shards, B / shards)."""
@@ -146,14 +159,22 @@ class CellTrainer:
         )
         self._optimizer.step()
         self.minibatches += 1
-        if not math.isfinite(total):
-            block, cell = self.where
-            raise UserError(
-                f"the loss of a cell must stay finite, but that of block {block + 1}, cell {cell} "
-                f"is {total} at step {self.minibatches} with learning rate "
-                f"{self._optimizer.param_groups[0]['lr']:.3g}; lower distill.learning_rate"
-            )
+        if self.minibatches == 1:
+            self._first_loss = total
         return total
+
+    def _trouble(self, loss: float) -> str:
+        """Why training is of no use any more; "" where it is."""
+        if math.isfinite(loss) and loss <= _EXPLODED * self._first_loss:
+            return ""
+        block, cell = self.where
+        first = f", {self._first_loss:.3g} at the first" if math.isfinite(loss) else ""
+        key_ = "learning_rate" if block else "learning_rate_first"
+        return (
+            f"the loss of a cell must stay small, but that of block {block + 1}, cell {cell} is "
+            f"{loss:.3g} at step {self.minibatches}{first}, with learning rate "
+            f"{self._optimizer.param_groups[0]['lr']:.3g}; set distill.{key_} lower"
+        )
 
     def _paths(self) -> list[tuple[Op, ...]]:
         """Those that the next minibatch trains."""
@@ -174,6 +195,8 @@ class CellTrainer:
             "net": self.net.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "minibatches": self.minibatches,
+            "first_loss": self._first_loss,
+            "stopped": self.stopped,
             "epoch": self.epoch,
         }
 
@@ -182,3 +205,4 @@ class CellTrainer:
         self.net.load_state_dict(state["net"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.minibatches, self.epoch = state["minibatches"], state["epoch"]
+        self._first_loss, self.stopped = state["first_loss"], state["stopped"]

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, save
 
 from dna_ray.driver import Driver
+from dna_ray.errors import UserError
 from dna_ray.network.model import (
     ModelSpec,
     TrainedModel,
@@ -144,7 +145,7 @@ class Generation:
         return plan_ranks(work, share.ranks, config.shards), share
 
     def distilled(self) -> dict[Where, Weights]:
-        """The weights of every cell."""
+        """The weights of every cell, but of those whose training came to nothing."""
         record, where = self._record("cells.safetensors"), "block-{}-cell-{}/"
         if not self._run.has(record):
             self._teach(train=True)
@@ -153,7 +154,7 @@ class Generation:
                 self._driver.stage(self._number, "distill"),
                 self._windows(plan, share) as windows,
             ):
-                weights, rows = distill(
+                made = distill(
                     self._driver.session,
                     self._plan.space,
                     self._cut,
@@ -166,29 +167,42 @@ class Generation:
                     self._stream,
                     self._driver.storage,
                 )
-                self._run.measure(self._number, rows)
+                self._leave_out(made.stopped)
+                self._run.measure(self._number, made.rows)
                 tensors = {
                     where.format(b + 1, c) + name: value.contiguous()
-                    for (b, c), state in weights.items()
+                    for (b, c), state in made.weights.items()
                     for name, value in state.items()
                 }
                 self._run.write(record, save(tensors))
+        cells: dict[Where, Weights] = {}
         tensors = load(self._run.read(record))
-        return {
-            (b, c): {
-                name.removeprefix(where.format(b + 1, c)): value
-                for name, value in tensors.items()
-                if name.startswith(where.format(b + 1, c))
-            }
-            for b, c in self._plan.space.cells
-        }
+        for b, c in self._plan.space.cells:
+            prefix = where.format(b + 1, c)
+            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            if own:
+                cells[b, c] = own
+        return cells
+
+    def _leave_out(self, stopped: dict[Where, str]) -> None:
+        """Note cells that have stopped; raises UserError where a block has no others."""
+        for block in range(len(self._plan.space.blocks)):
+            own = [why for (b, _), why in stopped.items() if b == block]
+            if len(own) == len(self._plan.space.blocks[block].cells):
+                raise UserError(
+                    f"a block needs a cell, but all of block {block + 1} stopped: {own[0]}"
+                )
+        if stopped:
+            self._run.write_json(self._record("left-out.json"), list(stopped.values()))
+        for why in stopped.values():
+            self._driver.session.view.note(f"a cell is left out: {why}")
 
     def rated(self, cells: dict[Where, Weights]) -> Ratings:
         """The ratings table."""
         record, plan = self._record("ratings.parquet"), self._plan
         if not self._run.has(record):
             self._teach(train=False)
-            paths = sum(b.count(c) for b in plan.space.blocks for c in range(len(b.cells)))
+            paths = sum(plan.space.blocks[b].count(c) for b, c in cells)
             with self._driver.stage(self._number, "rate") as facts:
                 losses = rate(
                     self._driver.session,
@@ -311,6 +325,8 @@ class Generation:
                 tests = passes * len(driver.gallery.sizes("test"))
                 driver.session.view.stage("test", tests, "windows")
                 metrics = {role: driver.metrics(net, role) for role, net in networks.items()}
+            stopped = self._record("left-out.json")
+            left_out = self._run.read_json(stopped) if self._run.has(stopped) else []
             search_ = self._run.read_json(self._record("architecture.json"))
             stages = ("adapt", "features", "distill", "rate", "search", "tune", "retrain")
             seconds = {s: self._run.seconds(f"generation-{self._number}/{s}") for s in stages}
@@ -323,6 +339,7 @@ class Generation:
                 "limits": search_["limits"],
                 "proven_optimal": search_["proven_optimal"],
                 "metrics": metrics,
+                "left_out": left_out,
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
             }
             self._run.write_json(record, tree)

@@ -1,5 +1,6 @@
 """All cells of every block in one Ray Train run: a plan gives each rank its cells."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,18 @@ from dna_ray.teacher import Cut
 Weights = dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Distilled:
+    """The weights of the cells, one row of losses per epoch and cell, and why cells stopped.
+
+    A cell whose training came to nothing has no weights; the others are as they would be without.
+    """
+
+    weights: dict[Where, Weights]
+    rows: list[dict[str, Any]]
+    stopped: dict[Where, str]
+
+
 def distill(
     session: Session,
     space: Space,
@@ -40,8 +53,8 @@ def distill(
     share: Share,
     stream: tuple[int, int],
     storage: Place,
-) -> tuple[dict[Where, Weights], list[dict[str, Any]]]:
-    """Train every cell; the weights by (block, cell), and one row of losses per epoch and cell.
+) -> Distilled:
+    """Train every cell.
 
     `count` windows make an epoch. `stream` = (seed, generation). Checkpoints of the run go below
     `storage`, from which a lost worker's group starts again.
@@ -68,16 +81,19 @@ def distill(
             plan.ranks,
             storage,
         )
-    weights, rows = {}, []
+    made = Distilled({}, [], {})
     with result.as_directory() as folder:
         for block, cell in plan.ranks_of:
             state = _load(Path(folder), block, cell)
-            weights[block, cell] = state["trainer"]["net"]
-            rows += [
+            if state["trainer"]["stopped"]:
+                made.stopped[block, cell] = state["trainer"]["stopped"]
+            else:
+                made.weights[block, cell] = state["trainer"]["net"]
+            made.rows.extend(
                 {"stage": "distill", "block": block + 1, "cell": cell, "epoch": e, "loss": loss}
                 for e, loss in enumerate(state["losses"], 1)
-            ]
-    return weights, rows
+            )
+    return made
 
 
 def _train_cells(config: dict[str, Any]) -> None:
@@ -129,7 +145,8 @@ def _train_cells(config: dict[str, Any]) -> None:
         files = {}
         for trainer in trainers:
             trainer.end_epoch()
-            losses[trainer.where].append(float(np.mean(steps[trainer.where])))
+            if not trainer.stopped:
+                losses[trainer.where].append(float(np.mean(steps[trainer.where])))
         for trainer in leading:
             files[_name(*trainer.where)] = {
                 "trainer": trainer.state(),
@@ -141,9 +158,12 @@ def _train_cells(config: dict[str, Any]) -> None:
 
 
 def _tell(board: Any, trainer: CellTrainer, done: int, steps: list[float]) -> None:
-    """Let whoever watches know of a window that a cell has read."""
+    """Let whoever watches know of a window that a cell has read, or passed over once it stopped."""
     block, cell = trainer.where
     part = f"block {block + 1}, cell {cell}"
+    if trainer.stopped:
+        board.put.remote(part, done, f"{part}: stopped")
+        return
     board.put.remote(part, done, f"{part}: loss {steps[-1]:.4f}")
     values = {"cell_loss": steps[-1], "cell_steps": trainer.minibatches}
     observe(board, values, block=block + 1, cell=cell)

@@ -34,11 +34,12 @@ def rate(
 ) -> list[list[Array]]:
     """The loss of every path: `[block][cell]` (paths,) float64, in the order of `Block.paths`.
 
-    The cells with the most `work` begin. `resources` are what a task reserves.
+    It is NaN for cells without `weights`. The cells with the most `work` begin. `resources` are
+    what a task reserves.
     """
     shards = [
         ((block, cell), op)
-        for block, cell in sorted(work, key=lambda where: -work[where])
+        for block, cell in sorted(weights, key=lambda where: -work[where])
         for op in space.blocks[block].ops
     ]
     session.view.stage("rate", len(shards), "path prefixes")
@@ -71,6 +72,8 @@ def rate(
     return [
         [
             np.concatenate([ray.get(refs[(b, c), op]) for op in block.ops])
+            if (b, c) in weights
+            else np.full(block.count(c), np.nan)
             for c in range(len(block.cells))
         ]
         for b, block in enumerate(space.blocks)

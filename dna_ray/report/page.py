@@ -157,6 +157,7 @@ def _space_table(space: Space) -> Markup:
 def _generation(run: Run, generation: Generation, *, folded: bool) -> Markup:
     title = f"Generation {generation.number}"
     content: Sequence[Content] = [
+        [tag("p", f"A cell is left out: {why}.", class_="warning") for why in generation.left_out],
         sections.front_section(generation, run.job.seed),
         sections.ratings_section(generation),
         truth.truth_section(generation, run.job.seed),

@@ -80,6 +80,7 @@ class Generation:
     network_curves: dict[str, Curve]  # by network: pass, loss
     seconds: dict[str, float]
     alone: tuple[Paths, ...] = ()
+    left_out: tuple[str, ...] = ()  # why cells are not among those rated
 
     @property
     def begun(self) -> bool:
@@ -180,6 +181,7 @@ def _generation(folder: RunFolder, number: int) -> Generation:
         network_curves=networks,
         seconds=folder.all_seconds(number),
         alone=alone or (),
+        left_out=record("left-out.json", lambda data: tuple(map(str, json.loads(data)))) or (),
     )
 
 

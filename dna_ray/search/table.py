@@ -123,19 +123,22 @@ class Ratings:
 def ratings_of(
     space: Space, table: CostTable, losses: Sequence[Sequence[Array]], metadata: dict[str, str]
 ) -> Ratings:
-    """Join losses, `losses[k][c]` (paths,) in the order of `Block.paths`, with exact costs."""
+    """Join losses, `losses[k][c]` (paths,) in the order of `Block.paths`, with exact costs.
+
+    A cell all of whose losses are NaN was not rated, and has no rows.
+    """
     blocks, edges = [], []
     for k, block in enumerate(space.blocks):
         counts = [block.count(c) for c in range(len(block.cells))]
+        rated = [c for c in range(len(counts)) if not np.isnan(losses[k][c]).all()]
+        own = [counts[c] for c in rated]
         blocks.append(
             BlockPaths(
-                cell=np.repeat(np.arange(len(counts)), counts),
-                width=np.repeat([cell.width for cell in block.cells], counts),
-                ops=tuple(
-                    ",".join(map(str, p)) for c in range(len(counts)) for p in block.paths(c)
-                ),
-                loss=np.concatenate([np.asarray(x, np.float64) for x in losses[k]]),
-                costs=np.concatenate([c[0] for c in table.paths[k]]).astype(np.float64),
+                cell=np.repeat(rated, own),
+                width=np.repeat([block.cells[c].width for c in rated], own),
+                ops=tuple(",".join(map(str, p)) for c in rated for p in block.paths(c)),
+                loss=np.concatenate([np.asarray(losses[k][c], np.float64) for c in rated]),
+                costs=np.concatenate([table.paths[k][c][0] for c in rated]).astype(np.float64),
             )
         )
         for w, width in enumerate(space.input_widths(k)[1:], 1):

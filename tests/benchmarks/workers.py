@@ -63,7 +63,7 @@ def measure(workers: int) -> tuple[dict[str, float], list[list[np.ndarray]]]:
         work = cell_macs(space, cut, space.resolution)
         share = driver.share(len(work))
         start = time.perf_counter()
-        cells, _ = distill(
+        cells = distill(
             ray_session,
             space,
             cut,
@@ -75,7 +75,7 @@ def measure(workers: int) -> tuple[dict[str, float], list[list[np.ndarray]]]:
             share,
             (0, 1),
             driver.storage,
-        )
+        ).weights
         seconds = {"distill, stage": time.perf_counter() - start, "distill, work": watch.seconds()}
         start = time.perf_counter()
         losses = rate(ray_session, space, cut, pixels, cells, held_out, job.rate, work, ONE)

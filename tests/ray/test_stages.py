@@ -3,9 +3,12 @@
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,14 +24,16 @@ from dna_ray.errors import UserError, causes, noted
 from dna_ray.generations import search
 from dna_ray.network.model import TrainedModel, build_model, load_model, trained
 from dna_ray.planning.cache import Cache
+from dna_ray.planning.placement import RankPlan
 from dna_ray.planning.plan import Plan, make_plan, recipe
 from dna_ray.progress import Silent
 from dna_ray.randomness import generator, key
+from dna_ray.remote.distill import _train_cells
 from dna_ray.remote.features import TeacherTasks, predict
 from dna_ray.remote.pictures import Gallery, survey
 from dna_ray.remote.rating import rate
 from dna_ray.remote.session import Session
-from dna_ray.remote.windows import Window
+from dna_ray.remote.windows import Held, TaughtWindow, Window
 from dna_ray.retrain import PictureSet, logits_of
 from dna_ray.rundir import RunFolder
 from dna_ray.space import Architecture, Space, load_space, network_spec
@@ -213,6 +218,60 @@ def test_a_picture_that_turns_unreadable_ends_the_stream_and_is_named(
     assert re.search(
         "must stay readable while a search runs, but '.*' no longer is", str(errors[0])
     )
+
+
+def test_a_cell_that_stops_does_not_poison_others(
+    windows: dict[str, tuple[Window, ...]],
+    pure_windows: plain.Windows,
+    space: Space,
+    teacher: TrainedModel,
+    cut: Cut,
+    job: Job,
+    pure_cells: dict[tuple[int, int], dict[str, torch.Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One rank's loop, over an epoch's checkpoint: block 1 diverges, block 2 ends as it would."""
+    taught = [f for f, _ in plain.teach_windows(teacher, cut, pure_windows.pictures["train"])]
+    held = Held([TaughtWindow(tuple(features), None, len(features[0])) for features in taught])
+    saved: list[dict[str, Any]] = []
+    told: list[str] = []
+    checkpoint = SimpleNamespace(as_directory=lambda: nullcontext(""))
+    context = SimpleNamespace(get_world_rank=lambda: 0)
+    train = SimpleNamespace(
+        get_context=lambda: context, get_checkpoint=lambda: checkpoint if saved else None
+    )
+    for name, value in {
+        "train": train,
+        "ray": SimpleNamespace(get=list),
+        "save": lambda files, storage: saved.append(deepcopy(files)),
+        "observe": lambda *_, **__: None,
+        "_load": lambda _, block, cell: saved[-1][f"block-{block + 1}-cell-{cell}.pt"],
+    }.items():
+        monkeypatch.setattr(f"dna_ray.remote.distill.{name}", value)
+    put = SimpleNamespace(remote=lambda part, done, text: told.append(text))
+    config = {
+        "space": space,
+        "cut": cut,
+        "pixels": PIXELS,
+        "stream": (job.seed, 1),
+        "plan": RankPlan(dict.fromkeys(space.cells, (0,)), (1.0,)),
+        "windows": held,
+        "count": len(taught),
+        "board": SimpleNamespace(put=put),
+        "storage": None,
+    }
+    for epochs in (1, job.distill.epochs):  # gone on with
+        recipe = replace(job.distill, epochs=epochs, learning_rate_first=1e30)
+        _train_cells(config | {"recipe": recipe})
+    for block, cell in space.cells:
+        state = saved[-1][f"block-{block + 1}-cell-{cell}.pt"]
+        if block == 0:
+            assert f"block 1, cell {cell} is" in state["trainer"]["stopped"]
+            assert state["losses"] == []
+        else:
+            assert not state["trainer"]["stopped"]
+            assert equal_states(state["trainer"]["net"], pure_cells[block, cell])
+    assert {"block 1, cell 0: stopped", "block 1, cell 1: stopped"} < set(told)
 
 
 def test_features(

@@ -96,7 +96,7 @@ def test_streamed_by_groups_with_a_rank_killed(
         fed(local, make, total, PLAN.ranks, AHEAD) as series,
         killed("ray::RayTrainWorker"),
     ):
-        weights, rows = distill(
+        made = distill(
             local,
             space,
             cut,
@@ -110,13 +110,13 @@ def test_streamed_by_groups_with_a_rank_killed(
             Place.of(tmp_path),
         )
 
-    assert [row["epoch"] for row in rows] == [1, 2, 3] * 4
+    assert [row["epoch"] for row in made.rows] == [1, 2, 3] * 4
     shown = [rows.later(epoch * plan.views) for epoch in range(3) for rows in first]
     drawn = [draw(pictures, rows, job, RESOLUTION) for rows in shown]
     boundaries = [features for features, _ in plain.teach_windows(teacher, cut, drawn)]
     for where in space.cells:
         expected = plain.distill(space, cut, PIXELS, boundaries, job, where).net.state_dict()
-        assert {n: torch.equal(weights[where][n], expected[n]) for n in expected} == (
+        assert {n: torch.equal(made.weights[where][n], expected[n]) for n in expected} == (
             dict.fromkeys(expected, True)
         )
     named(local)

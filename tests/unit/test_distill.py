@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from dna_ray.config import Distill
 from dna_ray.data.windows import minibatch
 from dna_ray.distill import CellTrainer, PathSampler
-from dna_ray.errors import UserError
 from dna_ray.network import build_cell
 from dna_ray.randomness import generator, key
 from dna_ray.shards import own_shards
@@ -262,13 +262,34 @@ def test_the_loss_is_the_mean_squared_error_over_paths(tiny: Space, paths: int) 
     assert cell.train_window(0, inputs, targets) == [pytest.approx(np.mean(errors), rel=1e-5)]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_names_its_cell(tiny: Space, value: float) -> None:
-    inputs, targets = window(1, 0)
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e9])
+def test_a_loss_that_is_of_no_use_any_more_stops_its_cell(tiny: Space, value: float) -> None:
+    """It says where, when, at which rate and what to do; a stopped cell stays as it is."""
+    cell, (inputs, targets) = trainer(tiny, (1, 1)), window(1, 0)
+    assert len(cell.train_window(0, inputs, targets)) == 2
+    assert cell.stopped == ""
+    cell.end_epoch()
     broken = targets.copy()
     broken[:, 0, 0, 0] = value
-    with pytest.raises(UserError, match=r"block 2, cell 1 .* step 1"):
-        trainer(tiny, (1, 1)).train_window(0, inputs, broken)
+    (loss,) = cell.train_window(0, inputs, broken)
+    assert not math.isfinite(loss) or loss > 1e4
+    assert re.search(
+        r"block 2, cell 1 is .* at step 3.* rate 0.005; set distill.learning_rate lower",
+        cell.stopped,
+    )
+    assert cell.train_window(1, inputs, targets) == []
+    assert cell.minibatches == 3
+    other = trainer(tiny, (1, 1))
+    other.restore(stored(cell.state()))
+    assert other.stopped == cell.stopped
+    assert other.train_window(1, inputs, targets) == []
+
+
+def test_block_1_has_a_learning_rate_of_its_own_to_lower(tiny: Space) -> None:
+    cell, (inputs, targets) = trainer(tiny, (0, 1)), window(0, 0)
+    cell.train_window(0, inputs, np.full_like(targets, np.nan))
+    assert "block 1, cell 1" in cell.stopped
+    assert cell.stopped.endswith("rate 0.02; set distill.learning_rate_first lower")
 
 
 def test_windows_are_read_in_minibatches_and_never_written(tiny: Space) -> None:

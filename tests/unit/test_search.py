@@ -718,15 +718,22 @@ def test_the_file_has_the_columns_and_the_metadata_of_the_contract(tmp_path: Pat
 # The real spaces
 
 
+@pytest.mark.parametrize("left_out", [(), ((0, 0), (1, 0), (2, 1))])
 @pytest.mark.parametrize(("name", "resolution"), [("demo", 96), ("demo", 97), ("mbconv6", 224)])
-def test_costs_of_the_front_are_those_of_the_networks(name: str, resolution: int) -> None:
+def test_costs_of_the_front_are_those_of_the_networks(
+    name: str, resolution: int, left_out: tuple[tuple[int, int], ...]
+) -> None:
+    """Cells that are left out have no rows: costs behind the others are exact all the same."""
     space, rng = load_space(name), np.random.default_rng(resolution)
     losses = [[rng.random(b.count(c)) for c in range(len(b.cells))] for b in space.blocks]
+    for b, c in left_out:
+        losses[b][c][:] = np.nan
     ratings = ratings_of(space, cost_table(space, resolution, 5), losses, {})
     front = pareto_front(ratings, ("params", "macs"))
-    assert len(front) > 30
+    assert len(front) > 20
     for i in rng.permutation(len(front))[:100]:
         architecture = Architecture.parse(ratings.text(front.paths[i]))
+        assert not set(enumerate(architecture.cells(space))) & set(left_out)
         total = network_costs(network_spec(space, architecture, 5), resolution).total
         assert front.costs[i].tolist() == [total.params, total.macs]
         loss = 0.0
