@@ -1,12 +1,14 @@
-"""Does a rating agree with itself? Kendall's tau over the paths of each block.
+"""Does a rating agree with itself, and with paths trained alone? Kendall's tau in each block.
 
-Between two seeds (windows, weights, paths and rating pictures all drawn anew), and between two
-halves of the held-out pictures with the same cells; beside them tau with multiply-adds. Recipes are
-given as `KEY=VALUE,...`; each is measured under the same adapted teacher. Two processes, one thread
-each.
+Between two seeds (windows, weights, paths and rating pictures all drawn anew), between two halves
+of the held-out pictures with the same cells, and against paths that are trained alone, `ALONE` of
+each block with weights of their own, by the default recipe at the same resolution: these are the
+same for all recipes, and multiply-adds and parameters are held against them too. Recipes are given
+as `KEY=VALUE,...`; each is measured under the same adapted teacher. Two processes, one thread each.
 """
 
 import argparse
+import json
 import multiprocessing
 import time
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
+from dna_ray.alone import train_alone
 from dna_ray.config import job_from_tree, put, setting
 from dna_ray.data import load_pictures
 from dna_ray.network.model import TrainedModel, load_model, save_model, with_classes
+from dna_ray.randomness import generator
 from dna_ray.retrain import PictureSet, Recipe
 from dna_ray.space import cost_table, load_space
 from dna_ray.teacher import cut_teacher, load_teacher
@@ -25,6 +29,7 @@ from tests import plain
 from tests.benchmarks.report import publish, table
 
 SEEDS = (0, 1)
+ALONE = 16
 
 
 def _job(recipe: str, seed: int) -> Any:
@@ -107,6 +112,49 @@ def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
     }
 
 
+def _alone(task: tuple[int, int, str]) -> tuple[list[int], list[float]]:
+    """The rows of some paths of a block, and their losses when trained alone by the defaults.
+
+    They are kept in a file, for other recipes at this resolution.
+    """
+    resolution, block, folder = task
+    file = Path(folder) / f"alone-{resolution}-{block}.json"
+    if file.exists():
+        rows, losses = json.loads(file.read_text())
+        return rows, losses
+    plain.one_thread()
+    job = _job("", 0)
+    space = load_space(job.space)
+    teacher = _teacher(resolution, Path(folder))
+    cut = cut_teacher(teacher, space.reductions, resolution)
+    windows, held_out = _features(f"resolution={resolution}", 0, Path(folder))
+    first, images = job.rate.recalibration, job.rate.images
+    data = plain.rating_set(held_out, block, first, slice(first, first + images))
+    paths = [
+        (cell, path)
+        for cell in range(len(space.blocks[block].cells))
+        for path in space.blocks[block].paths(cell)
+    ]
+    rows = generator(0, "alone", block).permutation(len(paths))[:ALONE].tolist()
+    losses = [
+        train_alone(
+            space,
+            cut,
+            (teacher.spec.mean, teacher.spec.std),
+            job.distill,
+            (block, paths[row][0]),
+            paths[row][1],
+            (0, "alone"),
+            [(w[block], w[block + 1]) for w in windows],
+            len(windows),
+            data,
+        )
+        for row in rows
+    ]
+    file.write_text(json.dumps([rows, losses]))
+    return rows, losses
+
+
 def main() -> None:
     """Measure the recipes named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -127,8 +175,17 @@ def main() -> None:
             where = [w for w in plain.cells(space) if w[0] + 1 in chosen]
             tasks = [(recipe, seed, w, str(arguments.folder)) for seed in SEEDS for w in where]
             results = pool.map(_measure, tasks, chunksize=len(where))
-            rows += _rows(recipe, dict(zip([t[1:3] for t in tasks], results, strict=True)))
-            print(table(HEADER, rows), flush=True)
+            resolution = _job(recipe, 0).resolution or space.resolution
+            blocks = sorted({block for block, _ in where})
+            alone = pool.map(
+                _alone, [(resolution, block, str(arguments.folder)) for block in blocks], 1
+            )
+            rows += _rows(
+                recipe,
+                dict(zip([t[1:3] for t in tasks], results, strict=True)),
+                dict(zip(blocks, alone, strict=True)),
+            )
+            print("\n".join(" | ".join(row) for row in rows[-len(blocks) :]), flush=True)
     publish(
         "agreement",
         "Agreement of the rating with itself",
@@ -138,12 +195,17 @@ def main() -> None:
 
 
 HEADER = (
-    "recipe", "block", "two seeds", "two held-out halves", "with multiply-adds",
+    "recipe", "block", "two seeds", "two held-out halves", "against paths alone",
+    "multiply-adds against these", "parameters against these", "with multiply-adds",
     "distill, core s", "rate, core s",
 )  # fmt: skip
 
 
-def _rows(recipe: str, results: dict[tuple[int, tuple[int, int]], Any]) -> list[list[str]]:
+def _rows(
+    recipe: str,
+    results: dict[tuple[int, tuple[int, int]], Any],
+    alone: dict[int, tuple[list[int], list[float]]],
+) -> list[list[str]]:
     space = load_space(_job(recipe, 0).space)
     costs = cost_table(space, _job(recipe, 0).resolution or space.resolution, 2)
     rows = []
@@ -155,10 +217,14 @@ def _rows(recipe: str, results: dict[tuple[int, tuple[int, int]], Any]) -> list[
         def joined(seed: int, part: int, b: int = b, cells: range = cells) -> np.ndarray:
             return np.concatenate([results[seed, (b, c)]["losses"][part] for c in cells])
 
-        macs = np.concatenate([costs.paths[b][c][0][:, 1] for c in cells])
+        params, macs = np.concatenate([costs.paths[b][c][0] for c in cells]).T
+        paths, losses = alone[b]
         taus = (
             kendalltau(joined(0, 0), joined(1, 0))[0],
             np.mean([kendalltau(joined(s, 1), joined(s, 2))[0] for s in SEEDS]),
+            np.mean([kendalltau(joined(s, 0)[paths], losses)[0] for s in SEEDS]),
+            kendalltau(-macs[paths], losses)[0],
+            kendalltau(-params[paths], losses)[0],
             np.mean([kendalltau(-joined(s, 0), macs)[0] for s in SEEDS]),
         )
         seconds = [
