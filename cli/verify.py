@@ -161,6 +161,11 @@ def _tree(truth: Truth) -> dict[str, Any]:
         "costs": {name: _figure(figure) for name, figure in truth.costs.items()},
         "lead": truth.lead and {"over": truth.best_cost, **_figure(truth.lead)},
         "random": _figure(truth.chance),
+        "favour": {
+            str(cell): {"places": figure.value, "interval95": [figure.low, figure.high]}
+            for cell, figure in truth.favour.items()
+            if isfinite(figure.low)
+        },
         "alone_twice": truth.itself and _figure(truth.itself),
     }
 
@@ -193,6 +198,14 @@ def _show(total: Truth, by_block: dict[int, Truth]) -> None:
     console = Console()
     console.print(table)
     console.print("below each value its 95 % interval, from 1,000 resamples of the paths")
+    for number, truth in by_block.items():
+        for cell, figure in truth.favour.items():
+            if figure.low > 0 or figure.high < 0:
+                better = "better" if figure.value > 0 else "worse"
+                console.print(
+                    f"block {number}: paths of cell {cell} rate {abs(figure.value):.0f} of 100 "
+                    f"places {better} than they deserve"
+                )
 
 
 def _shown(figure: Figure) -> str:

@@ -19,9 +19,10 @@ from dna_ray.network.model import (
     save_model,
     trained,
 )
-from dna_ray.planning.calibration import TRIED, cell_macs
+from dna_ray.planning.calibration import cell_macs
 from dna_ray.planning.placement import RankPlan, Share, plan_ranks
 from dna_ray.planning.plan import recipe
+from dna_ray.planning.work import worth_measuring
 from dna_ray.randomness import key
 from dna_ray.remote.calibration import try_cells
 from dna_ray.remote.distill import Weights, distill
@@ -34,9 +35,6 @@ from dna_ray.remote.windows import Held, Series, TaughtWindow, Window
 from dna_ray.search import Ratings, ratings_of, read_ratings, select, to_arrow
 from dna_ray.space import Architecture, NetworkSpec, Where, network_spec, scale
 from dna_ray.teacher import Cut
-
-# A trial of all cells is worth its time where so many times its pictures are to be trained on.
-_WORTH_MEASURING = 100
 
 
 class Generation:
@@ -127,7 +125,7 @@ class Generation:
         work = cell_macs(space, self._cut, self._plan.resolution)
         useful, needed = len(work) * config.shards, 0
         pictures = self._job.features.images * config.epochs
-        if pictures > _WORTH_MEASURING * TRIED * config.batch:
+        if worth_measuring(config, pictures):
             with driver.stage(self._number, "calibration"):
                 share = driver.share(useful, beside=driver.streamed)
                 trials = try_cells(

@@ -106,8 +106,8 @@ def spearman(xs: Sequence[Array], y: Array, weights: Array) -> list[Array]:
     """Spearman's rho of each of `xs` with `y`: (R,) each. Ties share their mean rank."""
 
     def values(part: Array) -> Array:
-        ranks = _midranks(y, part)
-        return np.stack([_product_moment(_midranks(x, part), ranks, part) for x in xs])
+        ranks = midranks(y, part)
+        return np.stack([_product_moment(midranks(x, part), ranks, part) for x in xs])
 
     return list(_by_columns(values, weights))
 
@@ -120,7 +120,7 @@ def _by_columns(values: Callable[[Array], Array], weights: Array) -> Array:
     return np.concatenate(parts, axis=-1)
 
 
-def _midranks(x: Array, weights: Array) -> Array:
+def midranks(x: Array, weights: Array) -> Array:
     """(N, R): the mean rank of each thing's repetitions, from one half."""
     groups, until = _until(x, weights)
     ranks: Array = ((until[1:] + until[:-1]) / 2)[groups]

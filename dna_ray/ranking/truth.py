@@ -5,7 +5,7 @@ compared, as the search only adds them up. Intervals are 95 % percentile bootstr
 from the same resamples, so that differences are paired.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dna_ray.randomness import generator
-from dna_ray.ranking.agreement import kendall_within
+from dna_ray.ranking.agreement import kendall_within, midranks
 from dna_ray.ranking.evaluation import Figure
 from dna_ray.search import Ratings
 
@@ -50,7 +50,8 @@ class Paths:
     """N paths of one block: how they rate, and what they lose when each is trained alone."""
 
     block: int  # 1-based
-    names: tuple[str, ...]
+    cell: Array  # (N,), 0-based
+    ops: tuple[str, ...]  # N texts, comma-joined
     loss: Array  # (N,): the rating
     turns: Array  # (N, T): trained alone up to T times; NaN where not so often
     costs: dict[str, Array]  # (N,) each
@@ -67,7 +68,8 @@ class Truth:
 
     Of the costs, more is better. `lead` is the rating's tau less that of the cost that agrees best;
     `chance` that of a random order; `itself` that of two trainings of the same paths, None where
-    none was trained twice.
+    none was trained twice. `favour` says of each cell, where it is a single block's truth and that
+    has several, how much better its paths rate than they deserve, in places of 100.
     """
 
     paths: int
@@ -75,6 +77,7 @@ class Truth:
     costs: dict[str, Figure]
     lead: Figure | None
     chance: Figure
+    favour: dict[int, Figure]
     itself: Figure | None
 
     @property
@@ -104,18 +107,22 @@ def paths_alone(ratings: Ratings, losses: Mapping[Training, float]) -> list[Path
 
 def _paths(ratings: Ratings, block: int, losses: Mapping[Training, float]) -> Paths:
     table = ratings.blocks[block - 1]
-    numbers = {name: row for row, name in enumerate(_names(table.cell, table.ops))}
-    names = list(dict.fromkeys(f"{t.cell}:{t.ops}" for t in losses))
-    turns = np.full((len(names), max(t.turn for t in losses)), np.nan)
+    numbers = {
+        path: row for row, path in enumerate(zip(table.cell.tolist(), table.ops, strict=True))
+    }
+    paths = list(dict.fromkeys((t.cell, t.ops) for t in losses))
+    turns = np.full((len(paths), max(t.turn for t in losses)), np.nan)
     for training, loss in losses.items():
-        turns[names.index(f"{training.cell}:{training.ops}"), training.turn - 1] = loss
-    rows = [numbers[name] for name in names]
-    costs = dict(zip(ratings.cost_names, table.costs[rows].T, strict=True))
-    return Paths(block=block, names=tuple(names), loss=table.loss[rows], turns=turns, costs=costs)
-
-
-def _names(cells: Array, ops: Iterable[str]) -> list[str]:
-    return [f"{cell}:{text}" for cell, text in zip(cells.tolist(), ops, strict=True)]
+        turns[paths.index((training.cell, training.ops)), training.turn - 1] = loss
+    rows = [numbers[path] for path in paths]
+    return Paths(
+        block=block,
+        cell=table.cell[rows],
+        ops=tuple(ops for _, ops in paths),
+        loss=table.loss[rows],
+        turns=turns,
+        costs=dict(zip(ratings.cost_names, table.costs[rows].T, strict=True)),
+    )
 
 
 def hold_against(parts: Sequence[Paths], *, resamples: int = 1000, seed: int = 0) -> Truth:
@@ -136,6 +143,7 @@ def hold_against(parts: Sequence[Paths], *, resamples: int = 1000, seed: int = 0
         costs={name: Figure.of(values) for name, values in costs.items()},
         lead=None if lead is None else Figure.of(lead),
         chance=_chance(alone, resamples, seed),
+        favour=_favour(parts[0], weights[0]) if len(parts) == 1 else {},
         itself=_itself(parts, weights),
     )
 
@@ -148,6 +156,28 @@ def _itself(parts: Sequence[Paths], weights: Sequence[Array]) -> Figure | None:
             both = np.isfinite(part.turns[:, :2]).all(axis=1)
             groups.append((part.turns[both, 0], part.turns[both, 1], counts[both]))
     return Figure.of(kendall_within(groups)) if groups else None
+
+
+def _favour(part: Paths, weights: Array) -> dict[int, Figure]:
+    """Places of 100 that each cell's paths are ahead of where training alone puts them.
+
+    The search compares paths of all cells of a block, though cells differ in depth and width.
+    """
+    cells = np.unique(part.cell)
+    if len(cells) < 2:
+        return {}
+    counts = weights.astype(np.float64)
+    ahead = counts * (midranks(part.alone, counts) - midranks(part.loss, counts))
+    places = 100 / counts.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return {
+            int(cell): Figure.of(
+                places
+                * ahead[part.cell == cell].sum(axis=0)
+                / counts[part.cell == cell].sum(axis=0)
+            )
+            for cell in cells
+        }
 
 
 def _weightings(part: Paths, resamples: int, seed: int) -> Array:

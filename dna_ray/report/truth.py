@@ -2,7 +2,7 @@
 
 from math import isfinite
 
-from dna_ray.ranking import Figure, Truth, hold_against, truth_verdict
+from dna_ray.ranking import Figure, Paths, Truth, hold_against, truth_verdict
 from dna_ray.report import charts
 from dna_ray.report.html import Markup, column, count, details, figure, table, tag
 from dna_ray.report.records import Generation
@@ -23,7 +23,7 @@ def truth_section(generation: Generation, seed: int) -> Markup | None:
             charts.scatter(
                 f"rating and loss alone of the paths of block {part.block}",
                 ("rating", "loss trained alone"),
-                list(zip(part.names, part.loss.tolist(), part.alone.tolist(), strict=True)),
+                list(zip(_names(part), part.loss.tolist(), part.alone.tolist(), strict=True)),
             ),
         )
         for part in parts
@@ -34,10 +34,10 @@ def truth_section(generation: Generation, seed: int) -> Markup | None:
     header = ["", "paths", "rating", *map(cost_name, total.costs), "random order"]
     header += ["alone, twice"] * (total.itself is not None)
     losses = [
-        [f"{part.block}", name.replace(":", ": "), *texts]
+        [str(part.block), name, *texts]
         for part in parts
         for name, *texts in zip(
-            part.names, column(part.loss.tolist()), column(part.alone.tolist()), strict=True
+            _names(part), column(part.loss.tolist()), column(part.alone.tolist()), strict=True
         )
     ]
     return tag(
@@ -52,8 +52,30 @@ def truth_section(generation: Generation, seed: int) -> Markup | None:
         ),
         tag("div", panels, class_="grid"),
         table(header, rows),
+        _favours(by_block),
         details("Losses of these paths", table(("block", "cell: ops", "rating", "alone"), losses)),
     )
+
+
+def _names(part: Paths) -> list[str]:
+    return [f"cell {cell}: {ops}" for cell, ops in zip(part.cell, part.ops, strict=True)]
+
+
+def _favours(by_block: dict[int, Truth]) -> Markup | None:
+    """Whether cells of one block, which differ in depth and width, are compared fairly."""
+    rows = [
+        [
+            f"block {number}, cell {cell}",
+            f"{found.value:+.0f} ({found.low:+.0f} to {found.high:+.0f})",
+        ]
+        for number, truth in by_block.items()
+        for cell, found in truth.favour.items()
+        if isfinite(found.low)
+    ]
+    if not rows:
+        return None
+    header = ("", "places of 100 that its paths rate better than they deserve")
+    return details("Are cells of a block compared fairly?", table(header, rows))
 
 
 def _row(truth: Truth, total: Truth) -> list[str]:

@@ -1,11 +1,12 @@
 """Faults on a cluster of several nodes on one machine: each ends in the identical result.
 
 A search that a kill left behind when its teacher was adapted is gone on with by the command, joined
-to a cluster. On its way it loses a task of the teacher, the controller of its Train run, a rating
-worker, and a whole node with the windows that lie there, and gets a new node.
+to a cluster, in a run folder on an S3 store. On its way it loses a task of the teacher, the
+controller of its Train run, a rating worker, and a whole node with the windows that lie there, and
+gets a new node.
 """
 
-import shutil
+import json
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from tests.ray.command import COMMAND, SNAPSHOT, Finished, there
+from dna_ray.storage import Place
+from tests.ray.command import COMMAND, SNAPSHOT, Finished
 from tests.ray.faults import family, killed, titled, until
 
 # Deaths of nodes are noticed within seconds.
@@ -41,13 +43,14 @@ def cluster() -> Iterator[Cluster]:
 
 
 def test_a_search_survives_what_befalls_its_cluster(
-    cluster: Cluster, finished: Finished, tmp_path: Path
+    cluster: Cluster, finished: Finished, s3: str, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(finished.moments["the adapted teacher"], run)
+    run = Place.of(s3)
+    left = finished.moments["the adapted teacher"]
+    for file in filter(Path.is_file, left.rglob("*")):
+        (run / str(file.relative_to(left))).write(file.read_bytes())
     *_, last = (node for node in cluster.list_all_nodes() if node is not cluster.head_node)
-    checkpoint = f"working/distill-generation-1/{SNAPSHOT}"
-    words = ["--resume", str(run), "--workers", "2", "--address", cluster.address]
+    words = ["--resume", s3, "--workers", "2", "--address", cluster.address]
     with (
         killed("ray::teacher"),
         killed("ray::rate block"),
@@ -59,7 +62,7 @@ def test_a_search_survives_what_befalls_its_cluster(
             return search.poll() is None
 
         try:
-            until(lambda: there(run, checkpoint), searches)
+            until(lambda: checkpointed(run), searches)
             first = titled(family(), "ray::TrainController")
             assert first is not None
             first.kill()
@@ -67,7 +70,7 @@ def test_a_search_survives_what_befalls_its_cluster(
             # Now, while the run goes on with another controller:
             cluster.remove_node(last, allow_graceful=False)
             cluster.add_node(num_cpus=1, object_store_memory=STORE)
-            until(lambda: there(run, "generation-1/architecture.json"), searches)
+            until((run / "generation-1/architecture.json").is_file, searches)
             search.send_signal(signal.SIGTERM)
             search.wait(timeout=60)
         finally:
@@ -75,8 +78,19 @@ def test_a_search_survives_what_befalls_its_cluster(
     said = (tmp_path / "shown").read_text()
     assert search.returncode == 130, said
     for record in ("cells.safetensors", "ratings.parquet", "front.parquet", "architecture.json"):
-        made = (run / "generation-1" / record).read_bytes()
+        made = (run / f"generation-1/{record}").read()
         assert made == (finished.folder(1) / record).read_bytes(), record
+
+
+def checkpointed(run: Place) -> bool:
+    """Whether Ray Train has written down a checkpoint of the cells."""
+    snapshot = run / f"working/distill-generation-1/{SNAPSHOT}"
+    if not snapshot.is_file():
+        return False
+    try:
+        return json.loads(snapshot.read())["latest_checkpoint_result"] is not None
+    except ValueError:  # it is being written
+        return False
 
 
 def another(title: str, first: psutil.Process) -> psutil.Process | None:

@@ -1,6 +1,7 @@
 """Ratings held against paths trained alone: figures by hand, words by cases."""
 
 import io
+import re
 from dataclasses import replace
 from itertools import combinations
 from math import isnan
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, rankdata
 
 from dna_ray.ranking import (
     Figure,
@@ -42,7 +43,8 @@ def some_paths(block: int, count: int, seed: int, noise: float = 0.3, turns: int
     quality = rng.normal(size=count)
     return Paths(
         block=block,
-        names=tuple(f"0:{number}" for number in range(count)),
+        cell=np.arange(count) % 2,
+        ops=tuple(f"op {number}" for number in range(count)),
         loss=quality + noise * rng.normal(size=count),
         turns=np.stack([quality + 0.05 * rng.normal(size=count) for _ in range(turns)], axis=1),
         costs={"params": rng.random(count), "macs": -quality + 2 * noise * rng.normal(size=count)},
@@ -105,6 +107,23 @@ def test_a_random_order_reaches_what_theory_says() -> None:
         width = 1.96 * np.sqrt(2 * (2 * count + 5) / (9 * count * (count - 1)))
         assert chance.value == 0
         assert (-chance.low, chance.high) == pytest.approx((width, width), rel=0.12)
+
+
+def test_a_cell_that_is_rated_better_than_it_deserves_is_told() -> None:
+    """Its paths rate as if they lost a constant less: so many places in the mean, by hand."""
+    part = some_paths(1, 40, 6, noise=0.0)
+    fair = hold_against([part]).favour
+    assert all(figure.low <= 0 <= figure.high for figure in fair.values())
+    loss = np.where(part.cell == 0, part.alone - 1.5, part.alone)
+    favour = hold_against([replace(part, loss=loss)]).favour
+    for cell, sign in ((0, 1), (1, -1)):
+        own = part.cell == cell
+        places = rankdata(part.alone)[own].mean() - rankdata(loss)[own].mean()
+        assert favour[cell].value == pytest.approx(100 * places / 40)
+        assert sign * favour[cell].low > 0
+        assert sign * favour[cell].high > 0
+    assert hold_against([part, some_paths(2, 9, 3)]).favour == {}
+    assert hold_against([replace(part, cell=np.zeros(40))]).favour == {}
 
 
 def test_what_was_trained_twice_agrees_with_itself() -> None:
@@ -170,6 +189,7 @@ def truth(rating: Figure, cost: float, lead: Figure) -> Truth:
         costs={"macs": figure(cost, 0.1), "params": figure(-0.1, 0.1)},
         lead=lead,
         chance=figure(0, 0.2),
+        favour={},
         itself=None,
     )
 
@@ -189,8 +209,6 @@ def test_the_verdict(
 ) -> None:
     total = truth(rating, cost, lead)
     words = truth_verdict(total, {1: total})
-    import re
-
     assert re.match(f"The rating {said}", words), words
     assert "48 paths trained alone" in words
 

@@ -1,0 +1,97 @@
+"""Where the time of the embedded default goes: its stages in plain Python, with their top costs.
+
+One thread, one process. Every stage runs once under torch's profiler; what a kernel costs is the
+time spent in it alone, as a share of what torch does in the stage.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from dna_ray.config import Job
+from dna_ray.data import load_pictures
+from dna_ray.network.model import with_classes
+from dna_ray.planning.plan import recipe
+from dna_ray.retrain import PictureSet
+from dna_ray.space import load_space
+from dna_ray.teacher import cut_teacher, load_teacher
+from tests import plain
+from tests.benchmarks.report import publish, table
+
+TOP = 4
+
+
+def profiled(name: str, run: Callable[[], Any], rows: list[list[str]]) -> Any:
+    """Run a stage and add a row on it."""
+    start = time.perf_counter()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        result = run()
+    seconds = time.perf_counter() - start
+    found = profiler.key_averages()
+    total = sum(event.self_cpu_time_total for event in found)
+    top = sorted(found, key=lambda event: -event.self_cpu_time_total)[:TOP]
+    costs = ", ".join(f"{e.key} {e.self_cpu_time_total / total:.0%} ({e.count:,})" for e in top)
+    rows.append([name, f"{seconds:.1f}", f"{total / 1e6 / seconds:.0%}", costs])
+    print(rows[-1], flush=True)
+    return result
+
+
+def main() -> None:
+    """Profile all stages and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    plain.one_thread()
+    job, rows = Job(), list[list[str]]()
+    space, pictures = load_space(job.space), load_pictures(job.data)
+    windows = profiled(
+        "pictures", lambda: plain.make_windows(pictures, job, space.resolution), rows
+    )
+    start = with_classes(load_teacher(job.teacher), len(pictures.classes))
+    data = PictureSet(windows.pictures["train"], windows.labels["train"], None)
+    adapting = recipe(job, 1, job.adapt.learning_rate, job.adapt.weight_decay)
+    teacher = profiled(
+        "adapt, a pass", lambda: plain.train(start, data, adapting, (0, "adapt")), rows
+    )
+    cut = cut_teacher(teacher, space.reductions, space.resolution)
+    count = -(-job.features.images // job.features.window)
+    taught, held_out = profiled(
+        "features",
+        lambda: [
+            plain.teach_windows(teacher, cut, part)
+            for part in (windows.pictures["train"][:count], windows.pictures["rating"])
+        ],
+        rows,
+    )
+    pixels = (teacher.spec.mean, teacher.spec.std)
+    boundaries = [features for features, _ in taught]
+    cells = profiled(
+        "distill",
+        lambda: {
+            where: plain.distill(space, cut, pixels, boundaries, job, where).net
+            for where in space.cells
+        },
+        rows,
+    )
+    first = job.rate.recalibration
+    features = [f for f, _ in held_out]
+
+    def rate() -> None:
+        for where, net in cells.items():
+            data = plain.rating_set(
+                features, where[0], first, slice(first, first + job.rate.images)
+            )
+            plain.rate(net, space.blocks[where[0]].ops, data)
+
+    profiled("rate", rate, rows)
+    text = table(("stage", "s", "in torch", f"its top {TOP} costs (calls)"), rows)
+    title = f"Where the time goes (torch threads: {torch.get_num_threads()})"
+    publish("stages", title, text, write=arguments.write)
+
+
+if __name__ == "__main__":
+    main()
