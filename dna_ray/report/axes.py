@@ -76,9 +76,9 @@ def amounts(ticks: Sequence[float]) -> Texts:
 
 
 def decimals(ticks: Sequence[float]) -> Texts:
-    """Ticks with as many decimals as their distance needs."""
+    """Ticks with as many decimals as their distance needs, or as a single one has."""
     gaps = [b - a for a, b in pairwise(ticks)]
-    step = min(gaps, default=1.0)
+    step = min(gaps, default=abs(next(iter(ticks), 1.0)) or 1.0)
     places = next((p for p in range(9) if abs(round(step, p) - step) < step * 1e-6), 9)
     return [(tick, decimal(tick, places)) for tick in ticks]
 

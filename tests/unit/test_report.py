@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dna_ray.errors import UserError
@@ -336,6 +336,7 @@ def test_the_rank_is_the_place_in_order(losses: list[int]) -> None:
         assert rank(np.array(losses), row) == sorted(losses).index(loss) + 1
 
 
+@example(low=1.625, size=0.0625, wanted=2)  # a single tick
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
 def test_ticks_are_round_even_and_told_apart(low: float, size: float, wanted: int) -> None:
     high = low + size
