@@ -18,6 +18,7 @@ COMMANDS = {
     "select": "The best architecture of a ratings table within cost limits, proven.",
     "evaluate": "Does a rating rank? Against accuracies, and against plain cost.",
     "verify": "Is the rating of a run true? Against paths of it that are trained alone.",
+    "stability": "Does the rating of a run hang on its seed, its data, or its length?",
     "measure": "Latency on this machine, as a cost that a limit can be set on.",
     "report": "One page that shows what a run did and found.",
     "cost": "Exact parameters and multiply-adds of an architecture.",

@@ -1,7 +1,24 @@
-"""Does a rating rank? Held against accuracies, or paths trained alone, beside plain costs."""
+"""Does a rating rank, and hang on chance? Against accuracies, paths alone, costs, and itself."""
 
 from dna_ray.ranking.bench import Bench, Rated, rate, read_bench
 from dna_ray.ranking.evaluation import NEAR, Agreement, EqualCost, Evaluation, Figure, evaluate
+from dna_ray.ranking.stability import (
+    LITTLE,
+    Choice,
+    Compared,
+    Losses,
+    Stability,
+    Taus,
+    Variant,
+    Wanted,
+    compare,
+    in_rows,
+    read_variants,
+    stability_verdict,
+    taus,
+    variants_table,
+    wanted,
+)
 from dna_ray.ranking.truth import (
     Paths,
     Training,
@@ -15,24 +32,39 @@ from dna_ray.ranking.truth import (
 from dna_ray.ranking.verdict import truth_verdict, verdict
 
 __all__ = [
+    "LITTLE",
     "NEAR",
     "Agreement",
     "Bench",
+    "Choice",
+    "Compared",
     "EqualCost",
     "Evaluation",
     "Figure",
+    "Losses",
     "Paths",
     "Rated",
+    "Stability",
+    "Taus",
     "Training",
     "Truth",
+    "Variant",
+    "Wanted",
+    "compare",
     "drawn_rows",
     "evaluate",
     "hold_against",
+    "in_rows",
     "paths_alone",
     "rate",
     "read_bench",
     "read_trainings",
+    "read_variants",
+    "stability_verdict",
+    "taus",
     "trainings_table",
     "truth_verdict",
+    "variants_table",
     "verdict",
+    "wanted",
 ]

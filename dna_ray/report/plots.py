@@ -1,6 +1,7 @@
 """Plots as files, SVG or PNG by the name's ending: made whole or not at all, alike in every run."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from dna_ray.errors import UserError
+from dna_ray.ranking import Stability, Taus
 from dna_ray.report.html import amount
 from dna_ray.space import cost_name
 from dna_ray.storage import write_whole
@@ -110,6 +113,77 @@ def plot_front(
         axes.set_ylabel("loss: sum over blocks (lower is better)")
         figure.legend(loc="outside upper left", ncols=3, fontsize=10, columnspacing=1)
         _save(figure, path)
+
+
+def plot_stability(path: Path, found: Stability) -> None:
+    """Kendall's tau of a run's rating with itself trained otherwise, by block and in all.
+
+    Over the epochs and the share of the data that the cells were trained with, and of each pair of
+    seeds; a panel for each of these that there is.
+    """
+    epochs = [(float(c.variant.epochs), c.tau) for c in found.checkpoints]
+    shares = [(c.variant.fraction, c.tau) for c in found.fractions]
+    pairs, panels = list(found.pairs.values()), sum(map(bool, (epochs, shares, found.pairs)))
+    with matplotlib.rc_context(_STYLE):
+        layout = ConstrainedLayoutEngine(w_pad=0.12)
+        figure = Figure(figsize=(2 + 3.5 * panels, 4.5), layout=layout)
+        every = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
+        left = iter(every)
+        if epochs:
+            axes = next(left)
+            _tau_lines(axes, epochs)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlim(0, found.own.epochs)
+            axes.set_xlabel(f"epoch, of {found.own.epochs}")
+            axes.set_title("training ended early", loc="left")
+        if shares:
+            axes = next(left)
+            _tau_lines(axes, shares)
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.set_xlim(0, 1)
+            axes.set_xlabel("of the windows that teach")
+            axes.set_title("a part of the data", loc="left")
+        if pairs:
+            axes = next(left)
+            _tau_points(axes, pairs)
+            axes.set_xlabel("block")
+            name = "two seeds" if len(pairs) == 1 else f"{len(pairs)} pairs of seeds"
+            axes.set_title(name, loc="left")
+        every[0].set_ylim(top=1.03)
+        every[0].set_ylabel("Kendall τ of two ratings")
+        if epochs or shares:  # else the axis names them
+            handles, labels = every[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside upper left", ncols=4 * panels)
+        _save(figure, path)
+
+
+def _tau_series(taus: Sequence[Taus]) -> list[tuple[str, Array, dict[str, Any]]]:
+    """Of each block, from dark to light through the network, and of all: name, values, style."""
+    values = np.array([(*tau.blocks, tau.total) for tau in taus]).T
+    blocks, marks = len(values) - 1, "sD^vP*Xp"
+    names = [*(f"block {k}" for k in range(1, blocks + 1)), "all blocks"]
+    styles: list[dict[str, Any]] = [
+        {"color": colour, "marker": marks[k % len(marks)], "linewidth": 1.2, "markersize": 6}
+        for k, colour in enumerate(matplotlib.colormaps["viridis"](np.linspace(0, 0.85, blocks)))
+    ]
+    styles.append({"color": "black", "marker": "o", "linewidth": 2.6, "markersize": 7})
+    return list(zip(names, values, styles, strict=True))
+
+
+def _tau_lines(axes: Axes, points: Sequence[tuple[float, Taus]]) -> None:
+    """A line for every block, and one for all together."""
+    points = sorted(points, key=lambda point: point[0])
+    for name, values, style in _tau_series([tau for _, tau in points]):
+        axes.plot([x for x, _ in points], values, label=name, **style)
+
+
+def _tau_points(axes: Axes, taus: Sequence[Taus]) -> None:
+    """A point for each in every block, and in all together."""
+    series = _tau_series(taus)
+    for place, (name, values, style) in enumerate(series):
+        axes.plot(np.full(len(values), place), values, label=name, **style | {"linestyle": ""})
+    axes.set_xticks(range(len(series)), [*map(str, range(1, len(series))), "all"])
+    axes.set_xlim(-0.6, len(series) - 0.4)
 
 
 def _figure() -> tuple[Figure, Axes]:

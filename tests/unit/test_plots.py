@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from dna_ray.errors import UserError
-from dna_ray.report.plots import check_plot_file, plot_front, plot_ranking
+from dna_ray.ranking import Compared, Stability, Taus, Variant
+from dna_ray.report.plots import check_plot_file, plot_front, plot_ranking, plot_stability
 from tests.processes import small_files_only
 
 SUFFIXES = (".svg", ".png")
@@ -34,7 +35,33 @@ def draw_front(path: Path, count: int = 40, **changed: Any) -> None:
     plot_front(path, costs=costs, losses=losses, **arguments)
 
 
-DRAWINGS = {"ranking": draw_ranking, "front": draw_front}
+def draw_stability(
+    path: Path, *, seeds: int = 3, fractions: int = 2, checkpoints: int = 3, blocks: int = 4
+) -> None:
+    rng, own = np.random.default_rng(2), Variant(0, 1.0, checkpoints + 1)
+
+    def tau() -> Taus:
+        return Taus(blocks=tuple(rng.uniform(0.4, 1, blocks)), total=float(rng.uniform(0.6, 0.9)))
+
+    def compared(variant: Variant) -> Compared:
+        return Compared(variant=variant, tau=tau(), choice=None)
+
+    found = Stability(
+        own=own,
+        text="",
+        loss=1.0,
+        random=2.0,
+        pairs={(i, j): tau() for j in range(seeds) for i in range(j)},
+        seeds=tuple(compared(own._replace(seed=i)) for i in range(1, seeds)),
+        fractions=tuple(
+            compared(own._replace(fraction=i / (fractions + 1))) for i in range(fractions, 0, -1)
+        ),
+        checkpoints=tuple(compared(own._replace(epochs=i)) for i in range(checkpoints, 0, -1)),
+    )
+    plot_stability(path, found)
+
+
+DRAWINGS = {"ranking": draw_ranking, "front": draw_front, "stability": draw_stability}
 
 
 def texts(path: Path) -> str:
@@ -121,12 +148,36 @@ def test_a_front_in_any_order_is_the_same_line(tmp_path: Path) -> None:
     assert lines[0][1] == lines[1][1]
 
 
-@pytest.mark.parametrize("drawing", DRAWINGS)
+@pytest.mark.parametrize("drawing", ["ranking", "front"])
 def test_many_points_do_not_make_a_large_file(tmp_path: Path, drawing: str) -> None:
     path = tmp_path / "plot.svg"
     DRAWINGS[drawing](path, count=20_000)
     assert path.stat().st_size < 10**6
     assert "20,000 architectures" in texts(path)
+
+
+def test_stability_has_a_panel_for_each_part_that_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "plot.svg"
+    panels = {
+        "seeds": "3 pairs of seeds",
+        "fractions": "a part of the data",
+        "checkpoints": "training ended early",
+    }
+    draw_stability(path)
+    said = texts(path)
+    assert all(title in said for title in panels.values())
+    assert "Kendall τ of two ratings" in said
+    assert all(f"block {k}" in said for k in range(1, 5))
+    assert "all blocks" in said
+    for part, title in panels.items():
+        others = dict.fromkeys(panels, 0) | {"seeds": 1, part: 3}
+        draw_stability(path, **others)
+        said = texts(path)
+        assert title in said
+        assert not any(other in said for other in panels.values() if other != title)
+        assert ("block 4" in said) == (part != "seeds"), "whose axis names the blocks"
+    draw_stability(path, seeds=2, blocks=1)
+    assert "two seeds" in texts(path)
 
 
 @pytest.mark.parametrize("costs", [[5.0], [5.0, 5.0], [0.0]])
