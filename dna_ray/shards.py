@@ -38,7 +38,18 @@ def mean_gradients(
     exchange: Exchange,
     backward: Callable[[int], Tensor],
 ) -> float:
-    """Give all `parameters` the mean gradient of all shards; the mean loss.
+    """As `averaged`, but waits for the loss where it is computed on a GPU."""
+    return float(averaged(parameters, buffers, own, exchange, backward))
+
+
+def averaged(
+    parameters: Sequence[nn.Parameter],
+    buffers: Sequence[Tensor],
+    own: Sequence[int],
+    exchange: Exchange,
+    backward: Callable[[int], Tensor],
+) -> Tensor:
+    """Give all `parameters` the mean gradient of all shards; the mean loss, a scalar.
 
     `backward(shard)` runs one shard forward and backward and returns its loss. `buffers` are those
     that it may change: every shard finds them as they were before, and in the end those of floating
@@ -47,7 +58,7 @@ def mean_gradients(
     if exchange is alone and len(own) == 1:
         for parameter in parameters:
             parameter.grad = None
-        return float(backward(own[0]).detach())
+        return backward(own[0]).detach()
     before = [buffer.clone() for buffer in buffers]
     statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
     vectors = []
@@ -62,10 +73,11 @@ def mean_gradients(
         vectors.append(torch.cat([part.reshape(-1) for part in parts]))
     mean = exchange(torch.stack(vectors)).mean(0)
     sizes = [tensor.numel() for tensor in (*parameters, *statistics)]
-    *means, loss = mean.split([*sizes, 1])
+    means = mean.split([*sizes, 1])
     with torch.no_grad():
         for parameter, part in zip(parameters, means[: len(parameters)], strict=True):
-            parameter.grad = part.view_as(parameter)
-        for buffer, part in zip(statistics, means[len(parameters) :], strict=True):
+            # In the parameter's memory layout: fused optimisers read both in one order.
+            parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
+        for buffer, part in zip(statistics, means[len(parameters) : -1], strict=True):
             buffer.copy_(part.view_as(buffer))
-    return float(loss)
+    return mean[-1]

@@ -10,6 +10,11 @@ Array = np.ndarray
 def minibatch(window: Array, rows: Array, device: torch.device | str = "cpu") -> Tensor:
     """Rows of a window (N, H, W, C) as (B, C, H, W) in channels-last memory; the only copy.
 
-    A window is shared by all processes of a machine and read-only: hence a copy there must be.
+    A window is shared by all processes of a machine and read-only: hence a copy there must be. For
+    a GPU it is made in pinned memory, from where it is transferred while the program goes on.
     """
-    return torch.from_numpy(window[rows]).permute(0, 3, 1, 2).to(device, non_blocking=True)
+    kind = torch.from_numpy(np.empty(0, window.dtype)).dtype
+    pinned = torch.device(device).type == "cuda"
+    batch = torch.empty((len(rows), *window.shape[1:]), dtype=kind, pin_memory=pinned)
+    np.take(window, rows, axis=0, out=batch.numpy(), mode="clip")  # any other mode copies twice
+    return batch.permute(0, 3, 1, 2).to(device, non_blocking=True)

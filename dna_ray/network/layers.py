@@ -1,8 +1,13 @@
 """The layers of the MBConv family. Feature maps are (B, C, H, W), in channels-last memory."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
+from torch.nn.grad import conv2d_input
 
 from dna_ray.space.costs import DEPTHWISE_SEPARABLE
 from dna_ray.space.ops import Op
@@ -32,21 +37,86 @@ class Pixels(nn.Module):
         return (x.float() - self.mean) / self.std
 
 
-class DepthwiseConv(nn.Conv2d):
-    """A depthwise convolution with symmetric padding, quick on small feature maps too.
+class PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution, which on a processor is a product of matrices.
 
-    Where a map is smaller than the kernel, oneDNN falls back to a slow implementation for the
-    gradient of the weights. So the padding is made before the convolution there: the result is the
-    same, a training step up to a dozen times faster (tests/benchmarks/depthwise.py).
+    In channels-last memory nothing has to be moved for that, and it takes less time than oneDNN's
+    convolution, forward and backward (tests/benchmarks/step.py).
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(B, C, H, W) to (B, C', H, W)."""
+        laid_out = input.is_contiguous(memory_format=torch.channels_last)
+        output: Tensor
+        if input.device.type == "cpu" and bias is None and laid_out:
+            output = F.linear(input.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
+        else:
+            output = super()._conv_forward(input, weight, bias)
+        return output
+
+
+class DepthwiseConv(nn.Conv2d):
+    """A depthwise convolution with symmetric padding, quick to train on small feature maps too.
+
+    On a processor, oneDNN's gradient of the weights takes many times what the convolution takes.
+    Where the map that comes out is smaller than the kernel, summing it tap by tap is several times
+    as fast (tests/benchmarks/depthwise.py).
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(B, C, H, W) to (B, C, ceil(H/stride), ceil(W/stride))."""
-        if min(x.shape[2:]) >= max(self.kernel_size) or x.device.type != "cpu":
-            return super().forward(x)
-        rows, columns = self.kernel_size[0] // 2, self.kernel_size[1] // 2
-        padded = F.pad(x, (columns, columns, rows, rows))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
+        small = (min(input.shape[2:]) - 1) // self.stride[0] + 1 < self.kernel_size[0]
+        learns = torch.is_grad_enabled() and weight.requires_grad and bias is None
+        output: Tensor
+        if input.device.type == "cpu" and small and learns:
+            output = _ByTaps.apply(input, weight, self.stride, self.padding)
+        else:
+            output = super()._conv_forward(input, weight, bias)
+        return output
+
+
+class _ByTaps(Function):
+    """A depthwise convolution whose weight gradient passes over the map once for every tap."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, None, stride, padding, groups=len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        x, weight = ctx.saved_tensors
+        of_input = None
+        if ctx.needs_input_grad[0]:
+            of_input = conv2d_input(
+                x.shape, weight, gradient, ctx.stride, ctx.padding, groups=len(weight)
+            )
+        shapes = (weight.shape[2:], ctx.padding, x.shape[2:], ctx.stride, gradient.shape[2:])
+        rows, columns = (
+            [_reach(tap - padding, side, stride, out) for tap in range(taps)]
+            for taps, padding, side, stride, out in zip(*shapes, strict=True)
+        )
+        sums = [
+            (x[:, :, row, column] * gradient[:, :, above, beside]).sum((0, 2, 3))
+            for row, above in rows
+            for column, beside in columns
+        ]
+        return of_input, torch.stack(sums, 1).view_as(weight), None, None
+
+
+def _reach(offset: int, side: int, stride: int, out: int) -> tuple[slice, slice]:
+    """What a tap reads inside a map of a `side`, and for which of the `out` results.
+
+    The tap stands `offset` after the middle of the kernel.
+    """
+    first = max(0, -(offset // stride))
+    last = max(first - 1, min(out - 1, (side - 1 - offset) // stride))
+    read = slice(first * stride + offset, last * stride + offset + 1, stride)
+    return read, slice(first, last + 1)
 
 
 def quicken(network: nn.Module) -> nn.Module:
@@ -76,9 +146,8 @@ class ConvNorm(nn.Sequential):
         groups: int = 1,
         activation: str | None,
     ) -> None:
-        conv = (DepthwiseConv if groups > 1 else nn.Conv2d)(
-            width_in, width_out, kernel, stride, kernel // 2, groups=groups, bias=False
-        )
+        kind = DepthwiseConv if groups > 1 else PointwiseConv if kernel == 1 else nn.Conv2d
+        conv = kind(width_in, width_out, kernel, stride, kernel // 2, groups=groups, bias=False)
         layers: list[nn.Module] = [conv, nn.BatchNorm2d(width_out)]
         if activation is not None:
             layers.append(ACTIVATIONS[activation]())

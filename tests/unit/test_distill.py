@@ -292,6 +292,31 @@ def test_block_1_has_a_learning_rate_of_its_own_to_lower(tiny: Space) -> None:
     assert cell.stopped.endswith("rate 0.02; set distill.learning_rate_first lower")
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_cell_may_compute_in_half_precision_but_its_loss_does_not(
+    tiny: Space, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; on a processor a cell computes in float32 unless it is made not to."""
+    inputs, targets = window(0, 0)
+    cell, whole = (trainer(tiny, (0, 1)) for _ in range(2))
+    if kind is torch.bfloat16:
+        monkeypatch.setattr(cell, "_precision", torch.autocast("cpu", kind))
+    computed, compared = set(), set()
+    for op in cell.net.choices():
+        op.register_forward_hook(lambda _, __, output: computed.add(output.dtype))
+
+    def mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
+        compared.update([student.dtype, teacher.dtype])
+        return (student - teacher).square().mean()
+
+    monkeypatch.setattr("dna_ray.distill.F.mse_loss", mse_loss)
+    losses = cell.train_window(0, inputs, targets)
+    assert computed == {kind}
+    assert compared == {torch.float32}
+    assert losses == pytest.approx(whole.train_window(0, inputs, targets), rel=0.02)
+    assert {value.dtype for value in cell.net.state_dict().values()} <= {torch.float32, torch.int64}
+
+
 def test_windows_are_read_in_minibatches_and_never_written(tiny: Space) -> None:
     inputs, targets = window(0, 0, images=11)
     copies = inputs.copy(), targets.copy()

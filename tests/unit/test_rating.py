@@ -1,6 +1,7 @@
 """Ratings with shared features against every path rated on its own."""
 
 import copy
+from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 
 from dna_ray.errors import UserError
 from dna_ray.network import CellNet, build_cell
-from dna_ray.rating import RatingSet, rate_cell, relative_l1
+from dna_ray.rating import Calls, RatingSet, rate_cell, relative_l1
 from dna_ray.space import Op, Space
 
 PIXELS = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 WIDTHS = (10, 20)
+CHUNK = 64 * 10 * 5 * 5 * 4  # 64 pictures of block 2
 ALL_CELLS = [(block, cell) for block in (0, 1) for cell in (0, 1, 2)]
 
 
@@ -35,7 +37,6 @@ def a_cell(space: Space, where: tuple[int, int]) -> CellNet:
 
 
 def a_set(block: int, images: int = 66, recalibration: int = 9) -> RatingSet:
-    """More pictures than one chunk holds."""
     rng = torch.Generator().manual_seed(block)
 
     def pictures(count: int) -> Tensor:
@@ -67,14 +68,19 @@ def naive_rating(net: CellNet, path: tuple[Op, ...], data: RatingSet) -> float:
 
 
 @pytest.mark.parametrize(
+    "calls",
+    [None, Calls(CHUNK), Calls(1, stack=100_000), Calls(CHUNK, stack=10**9), Calls(10**9, 10**9)],
+)
+@pytest.mark.parametrize(
     ("where", "plain"), [*((where, False) for where in ALL_CELLS), ((0, 1), True), ((1, 1), True)]
 )
 def test_ratings_are_those_of_every_path_on_its_own(
-    tiny: Space, tiny_plain: Space, where: tuple[int, int], plain: bool
+    tiny: Space, tiny_plain: Space, where: tuple[int, int], plain: bool, calls: Calls | None
 ) -> None:
+    """One beginning at a time or several, and whatever a chunk holds."""
     space = tiny_plain if plain else tiny
     net, data, block = a_cell(space, where), a_set(where[0]), space.blocks[where[0]]
-    ratings = rate_cell(net, block.ops, data)
+    ratings = rate_cell(net, block.ops, data, (), calls)
     assert list(ratings) == list(block.paths(where[1]))
     for path, rating in ratings.items():
         assert rating == pytest.approx(naive_rating(net, path, data), rel=1e-6)
@@ -96,6 +102,20 @@ def test_parts_of_the_tree_make_up_the_whole(
     whole = rate_cell(net, ops, data)
     assert union == whole
     assert list(union) == list(whole)
+
+
+@pytest.mark.parametrize("stack", [0, 10**9])
+def test_an_op_runs_once_for_every_stack_of_beginnings(tiny: Space, stack: int) -> None:
+    net, data, ops = a_cell(tiny, (1, 2)), a_set(1, 6, 4), tiny.blocks[1].ops
+    runs: Counter[tuple[int, Op]] = Counter()
+    for layer, op in product(range(3), ops):
+        net.op(layer, op).register_forward_hook(
+            lambda *_, place=(layer, op): runs.update([place])
+        )
+    rate_cell(net, ops, data, (), Calls(10**9, stack))
+    beginnings = [1, 1, 1] if stack else [1, len(ops), len(ops) ** 2]
+    # Recalibration pictures, and one chunk of rating pictures.
+    assert runs == {(layer, op): 2 * beginnings[layer] for layer in range(3) for op in ops}
 
 
 def snapshot(net: nn.Module) -> list[object]:
