@@ -35,7 +35,7 @@ def verify(run: Path, *words: str) -> tuple[dict[str, Any], str]:
 
 @pytest.fixture(scope="module")
 def verified(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the finished run; an interruption has left two paths trained."""
+    """A copy of the finished run, with paths trained alone."""
     run = tmp_path_factory.mktemp("verified") / "run"
     shutil.copytree(finished.run, run)
     verify(run, "--generation", "1", "--blocks", "2", "--paths", "4")
