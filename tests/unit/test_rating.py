@@ -109,9 +109,7 @@ def test_an_op_runs_once_for_every_stack_of_beginnings(tiny: Space, stack: int) 
     net, data, ops = a_cell(tiny, (1, 2)), a_set(1, 6, 4), tiny.blocks[1].ops
     runs: Counter[tuple[int, Op]] = Counter()
     for layer, op in product(range(3), ops):
-        net.op(layer, op).register_forward_hook(
-            lambda *_, place=(layer, op): runs.update([place])
-        )
+        net.op(layer, op).register_forward_hook(lambda *_, place=(layer, op): runs.update([place]))
     rate_cell(net, ops, data, (), Calls(10**9, stack))
     beginnings = [1, 1, 1] if stack else [1, len(ops), len(ops) ** 2]
     # Recalibration pictures, and one chunk of rating pictures.
