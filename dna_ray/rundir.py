@@ -11,7 +11,9 @@ working/               checkpoints of the stage at work; gone when the run is fi
 teacher.safetensors    the first teacher as adapted to the task
 generation-N/          cells.safetensors, ratings.parquet, front.parquet, architecture.json,
                        tune.json, model.safetensors, scaled.safetensors (the next generation's
-                       teacher), result.json, and metrics.jsonl (curves, appended)
+                       teacher), result.json, and metrics.jsonl (curves, appended); and where
+                       there is a reason, left-out.json (cells that stopped), alone.parquet (paths
+                       trained alone), stability.parquet (other seeds, parts of the data, epochs)
 report.html            the page that `dna-ray report` makes of it all
 lock-*                 who is at work, where the folder is not on this machine
 """
