@@ -7,6 +7,7 @@ A heavy cell may be trained by several workers, which share the shards of its mi
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -45,17 +46,21 @@ class PathSampler:
     ) -> None:
         self._ops, self._layers, self._sampling = ops, layers, sampling
         self._seed, self._names = seed, names
+        self._round, self._drawn = -1, np.empty(0, int)  # the last round, and its paths
 
     def path(self, step: int) -> tuple[Op, ...]:
         """The path of one step; a pure function of the step and the stream's name."""
         round_, place = divmod(step, len(self._ops))
+        if round_ != self._round:
+            self._round, self._drawn = round_, self._draw(round_)
+        return tuple(self._ops[i] for i in self._drawn[:, place])
+
+    def _draw(self, round_: int) -> Array:
+        """The index of the op of every layer (rows) in every step of a round (columns)."""
         rng = generator(self._seed, *self._names, "paths", round_)
-        shape = (self._layers, len(self._ops))
         if self._sampling == "fair":
-            drawn = rng.permuted(np.tile(np.arange(len(self._ops)), (self._layers, 1)), axis=1)
-        else:
-            drawn = rng.integers(len(self._ops), size=shape)
-        return tuple(self._ops[i] for i in drawn[:, place])
+            return rng.permuted(np.tile(np.arange(len(self._ops)), (self._layers, 1)), axis=1)
+        return rng.integers(len(self._ops), size=(self._layers, len(self._ops)))
 
 
 class CellTrainer:
@@ -101,7 +106,9 @@ class CellTrainer:
             for module in self.net.choices()
         }
         kind = torch.device(device).type
-        self._precision = torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+        self._precision: AbstractContextManager[Any] = (
+            torch.autocast(kind, torch.bfloat16) if kind == "cuda" else nullcontext()
+        )
         # Adam passes over parameters without a gradient, so the weight decay of a step never
         # reaches the ops that its paths did not take. Fused, it takes a third of the time.
         self._optimizer = torch.optim.Adam(
@@ -112,6 +119,8 @@ class CellTrainer:
         )
         layers = space.blocks[block].cells[cell].layers
         self._alone = None if path is None else tuple(path)
+        count = 1 if path is not None else recipe.paths_per_minibatch
+        self._weight = torch.tensor(1 / count, device=device)  # of a path's loss
         self._sampler = PathSampler(
             space.blocks[block].ops, layers, recipe.sampling, seed, *self._names
         )
@@ -154,31 +163,32 @@ class CellTrainer:
     def _step(self, shards: Minibatch) -> Tensor:
         """Eq 6, averaged over the paths of this minibatch: a scalar that may be under way still."""
         paths = self._paths()
-        parts = [self._learnt[module] for module in self.net.taken(paths)]
-        parameters = [parameter for parameters, _ in parts for parameter in parameters]
-        loss = averaged(
-            parameters,
-            [buffer for _, buffers in parts for buffer in buffers],
-            self._own,
-            self._exchange,
-            lambda shard: self._backward(paths, *shards[shard]),
-        )
+        self._optimizer.zero_grad()
+        if self._recipe.shards == 1:  # it is its own mean, and nothing has to be looked up
+            loss = self._backward(paths, *shards[0])
+        else:
+            parts = [self._learnt[module] for module in self.net.taken(paths)]
+            loss = averaged(
+                [parameter for parameters, _ in parts for parameter in parameters],
+                [buffer for _, buffers in parts for buffer in buffers],
+                self._own,
+                self._exchange,
+                lambda shard: self._backward(paths, *shards[shard]),
+            )
         self._optimizer.step()
-        for parameter in parameters:
-            parameter.grad = None  # what the next step does not take must not move
         self.minibatches += 1
         return loss
 
     def _backward(self, paths: Sequence[Path], x: Tensor, y: Tensor) -> Tensor:
         """The loss of one shard, after its gradients. On a GPU the cell computes in bfloat16."""
-        total = torch.zeros((), device=x.device)
+        losses = []
         for path in paths:
             with self._precision:
                 features = self.net(x, path)
-            loss = F.mse_loss(features.float(), y) / len(paths)
-            loss.backward()
-            total += loss.detach()
-        return total
+            loss = F.mse_loss(features.float(), y)
+            loss.backward(self._weight)
+            losses.append(loss.detach())
+        return sum(losses[1:], losses[0]) * self._weight
 
     def _trouble(self, loss: float) -> str:
         """Why training is of no use any more; "" where it is."""

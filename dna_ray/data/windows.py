@@ -13,8 +13,9 @@ def minibatch(window: Array, rows: Array, device: torch.device | str = "cpu") ->
     A window is shared by all processes of a machine and read-only: hence a copy there must be. For
     a GPU it is made in pinned memory, from where it is transferred while the program goes on.
     """
+    if torch.device(device).type == "cpu":
+        return torch.from_numpy(window[rows]).permute(0, 3, 1, 2)
     kind = torch.from_numpy(np.empty(0, window.dtype)).dtype
-    pinned = torch.device(device).type == "cuda"
-    batch = torch.empty((len(rows), *window.shape[1:]), dtype=kind, pin_memory=pinned)
+    batch = torch.empty((len(rows), *window.shape[1:]), dtype=kind, pin_memory=True)
     np.take(window, rows, axis=0, out=batch.numpy(), mode="clip")  # any other mode copies twice
     return batch.permute(0, 3, 1, 2).to(device, non_blocking=True)
