@@ -18,7 +18,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = (
     click.option("--generations", type=int, help="Generations of DNA+ (default: 1)."),
     click.option("--data", help="solar, photos, or a folder of pictures (default: solar)."),
-    click.option("--space", help="demo, mbconv6, mbconv4, or a .toml file (default: demo)."),
+    click.option(
+        "--space",
+        help="demo, mbconv6, mbconv4, or a .toml file (default: demo); NAME-single has one cell a "
+        "block.",
+    ),
     click.option(
         "--teacher", help="lite0, a timm network, NAME:FILE.safetensors, or a folder of ours."
     ),

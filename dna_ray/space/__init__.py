@@ -8,6 +8,7 @@ cell          a weight-sharing unit: a number of layers and a width
 block         a step of the network between two teacher boundaries; holds one cell or more
 path          one op per layer of one cell
 architecture  one path per block
+beginning     of an architecture: a cell and one of its paths for each of the first blocks
 boundary      k: the teacher's feature after block k; 0: the picture, which block 1 reads
 window        a fixed set of augmented pictures, with all boundaries
 """
@@ -25,6 +26,7 @@ from dna_ray.space.costs import (
 from dna_ray.space.ops import Op
 from dna_ray.space.scaling import scale
 from dna_ray.space.spaces import (
+    Beginning,
     Block,
     Cell,
     Space,
@@ -41,6 +43,7 @@ __all__ = [
     "COSTS",
     "ZOO",
     "Architecture",
+    "Beginning",
     "Block",
     "BlockChoice",
     "BlockSpec",

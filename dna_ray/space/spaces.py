@@ -4,7 +4,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import product
 from pathlib import Path
@@ -14,9 +14,11 @@ from dna_ray.errors import UserError, nearest, read_text
 from dna_ray.space.ops import Op, parse_ops
 
 ACTIVATIONS = ("silu", "relu", "relu6")
+_SINGLE = "-single"  # behind a built-in name: its `Space.single`
 
 Path_ = tuple[Op, ...]
 Where = tuple[int, int]  # a block and one of its cells, both 0-based
+Beginning = tuple[tuple[int, Path_], ...]  # of the first blocks: a cell (0-based), a path of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,11 @@ class Space:
             reductions.append(total)
         return tuple(reductions)
 
+    def single(self) -> "Space":
+        """The space with the first cell of every block alone (section 4.6, single cell)."""
+        blocks = tuple(replace(block, cells=block.cells[:1]) for block in self.blocks)
+        return replace(self, name=self.name + _SINGLE, blocks=blocks)
+
     def input_widths(self, block: int) -> tuple[int, ...]:
         """The widths that a block (0-based) can be given, by the cells of the one before it."""
         if block == 0:
@@ -104,9 +111,14 @@ def builtin_names() -> list[str]:
 
 
 def load_space(name: str) -> Space:
-    """A built-in space by name, or a user's own from a TOML file; raises UserError."""
+    """A built-in space by name, or a user's own from a TOML file; raises UserError.
+
+    NAME-single is the built-in NAME with the first cell of every block alone.
+    """
     if name.endswith(".toml"):
         return parse_space(read_text(Path(name), "a space file"), name)
+    if name.endswith(_SINGLE):
+        return load_space(name.removesuffix(_SINGLE)).single()
     if name not in builtin_names():
         raise UserError(
             f"a space must be a built-in name or a .toml file, but '{name}' is neither; "

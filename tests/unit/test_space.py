@@ -472,6 +472,14 @@ def test_a_space_of_ones_own_is_read_as_written(tmp_path: Path) -> None:
     )
 
 
+def test_a_single_space_keeps_the_first_cell_of_every_block() -> None:
+    whole, single = load_space("demo"), load_space("demo-single")
+    assert single.name == "demo-single"
+    assert [block.cells for block in single.blocks] == [block.cells[:1] for block in whole.blocks]
+    assert single.architectures == 16**4
+    assert (single.trunk, single.reductions) == (whole.trunk, whole.reductions)
+
+
 FIRST = "{ layers = 1, width = 6 }"
 BLOCKS = MINE[MINE.index("[[blocks]]") :]
 
