@@ -18,6 +18,7 @@ from dna_ray.errors import UserError, nearest
 
 Sampling = Literal["fair", "uniform"]
 CacheChoice = Literal["auto", "all", "stream"]
+Strategy = Literal["concurrent", "progressive_a", "progressive_b"]
 
 
 def _check(section: str, key: str, value: float, low: float, high: float = float("inf")) -> None:
@@ -73,6 +74,9 @@ class Distill:
     `sampling`: `fair` takes every op of every layer once a round; `uniform` is the paper's. A
     minibatch is computed in `shards` parts of equal size; where there are more workers than cells,
     up to that number of them train one cell, and the result is the same on any of them.
+    `strategy`: `concurrent` trains all blocks at once, each behind the teacher's; `progressive_a`
+    and `progressive_b` train and search block after block, each behind the `beam` best beginnings
+    found so far, which A trains again from scratch with the block and B keeps frozen (section 4.6).
     """
 
     epochs: int = 8
@@ -84,6 +88,8 @@ class Distill:
     learning_rate_first: float = 0.005
     decay: float = 0.9
     weight_decay: float = 1e-4
+    strategy: Strategy = "concurrent"
+    beam: int = 4
 
     def __post_init__(self) -> None:
         _check("distill", "epochs", self.epochs, 1)
@@ -94,6 +100,17 @@ class Distill:
         _check("distill", "learning_rate_first", self.learning_rate_first, 1e-12)
         _check("distill", "decay", self.decay, 1e-6, 1)
         _check("distill", "weight_decay", self.weight_decay, 0)
+        _check("distill", "beam", self.beam, 1)
+        if self.progressive and self.shards > 1:
+            raise UserError(
+                f"with distill.strategy={self.strategy} one worker trains a cell, but "
+                f"distill.shards is {self.shards}; set distill.shards=1"
+            )
+
+    @property
+    def progressive(self) -> bool:
+        """Whether blocks are trained and searched one after another."""
+        return self.strategy != "concurrent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +220,11 @@ class Job:
             raise UserError(f"the seed must be 0 or more, but is {self.seed}")
         if self.resolution and self.resolution < 32:
             raise UserError(f"the resolution must be 32 or more, but is {self.resolution}")
+        if self.distill.progressive and self.features.cache == "stream":
+            raise UserError(
+                f"with distill.strategy={self.distill.strategy} windows must be kept, but "
+                "features.cache is stream; set features.cache=all"
+            )
         for name, value in self.limits.items():
             if not value > 0:
                 raise UserError(f"a limit must be more than 0, but {name} is {value:g}")

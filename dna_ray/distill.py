@@ -3,12 +3,17 @@
 A cell learns on its own: its weights, its sampled paths and the order of its minibatches come from
 streams keyed by (seed, generation, block, cell), so a cell ends up the same wherever it is trained.
 A heavy cell may be trained by several workers, which share the shards of its minibatches.
+
+What a cell reads is the teacher's boundary. Where blocks are trained progressively (section 4.6) it
+is what some beginnings of the student make of the pictures: every minibatch goes through one of
+them, drawn as paths are. Strategy B is given their features, as they are frozen; with A a cell has
+networks of its own for them, which are trained with it.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -17,13 +22,15 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from dna_ray.config import Distill
 from dna_ray.data.windows import minibatch
+from dna_ray.network.beginnings import Beginnings, build_beginnings
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.randomness import generator, key
 from dna_ray.shards import Exchange, alone, averaged, running_statistics
-from dna_ray.space import Op, Space
+from dna_ray.space import Beginning, Op, Space
 from dna_ray.teacher import Cut
 
 Array = np.ndarray
+T = TypeVar("T")
 
 # A loss so many times that of the first minibatch has exploded.
 _EXPLODED = 1e4
@@ -33,7 +40,7 @@ Stream = tuple[int, *tuple[str | int, ...]]  # a seed, and the names of what dra
 Minibatch = dict[int, tuple[Tensor, Tensor]]  # this worker's shards: boundaries k-1 and k
 
 
-class PathSampler:
+class PathSampler(Generic[T]):
     """Which paths a cell trains, in which order.
 
     `fair`: a round is as many paths as there are ops, and takes every op of every layer exactly
@@ -42,13 +49,13 @@ class PathSampler:
     """
 
     def __init__(
-        self, ops: tuple[Op, ...], layers: int, sampling: str, seed: int, *names: str | int
+        self, ops: Sequence[T], layers: int, sampling: str, seed: int, *names: str | int
     ) -> None:
         self._ops, self._layers, self._sampling = ops, layers, sampling
         self._seed, self._names = seed, names
         self._round, self._drawn = -1, np.empty(0, int)  # the last round, and its paths
 
-    def path(self, step: int) -> tuple[Op, ...]:
+    def path(self, step: int) -> tuple[T, ...]:
         """The path of one step; a pure function of the step and the stream's name."""
         round_, place = divmod(step, len(self._ops))
         if round_ != self._round:
@@ -82,12 +89,14 @@ class CellTrainer:
         own: Sequence[int] | None = None,
         exchange: Exchange = alone,
         path: Sequence[Op] | None = None,
+        beginnings: Sequence[Beginning] = ((),),
     ) -> None:
         """Set up cell `where` = (block, cell), 0-based; `stream` begins their random streams.
 
         `pixels` are the mean and std by which the cell of block 1 scales pictures. `own` are the
         shards of every minibatch that this worker computes, by default all of them; `exchange`
         talks to the others. With a `path`, that path of the cell is trained alone, all steps long.
+        `beginnings` are what the cell is trained behind; one of no blocks is the teacher.
         """
         block, cell = where
         seed, *names = stream
@@ -100,7 +109,11 @@ class CellTrainer:
             self.net: CellNet = build_cell(
                 space, block, cell, cut.width_in(block), cut.widths[block], *pixels, path
             )
-        self.net.to(device).to(memory_format=torch.channels_last).train()
+            torch.manual_seed(key(seed, *self._names, "beginnings"))
+            trained = beginnings if recipe.strategy == "progressive_a" else ((),) * len(beginnings)
+            self.before: Beginnings = build_beginnings(space, cut.widths, *pixels, trained)
+        for part in (self.net, self.before):
+            part.to(device).to(memory_format=torch.channels_last).train()
         self._learnt = {
             module: (list(module.parameters()), running_statistics(module))
             for module in self.net.choices()
@@ -111,9 +124,15 @@ class CellTrainer:
         )
         # Adam passes over parameters without a gradient, so the weight decay of a step never
         # reaches the ops that its paths did not take. Fused, it takes a third of the time.
+        blocks = {block: [self.net], **self.before.by_block()}
         self._optimizer = torch.optim.Adam(
-            self.net.parameters(),
-            lr=recipe.learning_rate if block else recipe.learning_rate_first,
+            [
+                {
+                    "params": [p for net in nets for p in net.parameters()],
+                    "lr": recipe.learning_rate if number else recipe.learning_rate_first,
+                }
+                for number, nets in blocks.items()
+            ],
             weight_decay=recipe.weight_decay,
             fused=True,
         )
@@ -124,15 +143,22 @@ class CellTrainer:
         self._sampler = PathSampler(
             space.blocks[block].ops, layers, recipe.sampling, seed, *self._names
         )
+        self._beginnings = PathSampler(
+            range(len(beginnings)), 1, recipe.sampling, seed, *self._names, "beginnings"
+        )
         self.minibatches = 0
         self.epoch = 0
         self._first_loss = math.inf
         self.stopped = ""
 
-    def train_window(self, index: int, inputs: Array, targets: Array) -> list[float]:
-        """One pass over a window: boundary k-1 and k, (N, H, W, C) each. The loss of each step."""
+    def train_window(self, index: int, *boundaries: Array) -> list[float]:
+        """One pass over a window: boundary k-1 and k, (N, H, W, C) each. The loss of each step.
+
+        In the place of boundary k-1, strategy B is given what each of the frozen beginnings makes
+        of the pictures, in their order, and A the pictures.
+        """
         losses: list[float] = []
-        minibatches = self._minibatches(index, inputs, targets)
+        minibatches = self._minibatches(index, boundaries[:-1], boundaries[-1])
         following = next(minibatches, None)
         while following is not None and not self.stopped:
             loss = self._step(following)
@@ -141,12 +167,15 @@ class CellTrainer:
             self.stopped = self._trouble(losses[-1])
         return losses
 
-    def _minibatches(self, index: int, inputs: Array, targets: Array) -> Iterator[Minibatch]:
+    def _minibatches(
+        self, index: int, inputs: Sequence[Array], targets: Array
+    ) -> Iterator[Minibatch]:
         """The minibatches of a window, each when it is asked for."""
-        for rows in self._minibatch_rows(index, len(inputs)):
+        for rows in self._minibatch_rows(index, len(targets)):
+            read = inputs[self._beginning if len(inputs) > 1 else 0]
             yield {
                 shard: (
-                    minibatch(inputs, rows[shard], self._device),
+                    minibatch(read, rows[shard], self._device),
                     minibatch(targets, rows[shard], self._device),
                 )
                 for shard in self._own
@@ -184,7 +213,7 @@ class CellTrainer:
         losses = []
         for path in paths:
             with self._precision:
-                features = self.net(x, path)
+                features = self.net(self.before(x, self._beginning), path)
             loss = F.mse_loss(features.float(), y)
             loss.backward(self._weight)
             losses.append(loss.detach())
@@ -212,6 +241,12 @@ class CellTrainer:
         count = self._recipe.paths_per_minibatch
         return [self._sampler.path(self.minibatches * count + turn) for turn in range(count)]
 
+    @property
+    def _beginning(self) -> int:
+        """That behind which the next minibatch trains."""
+        several = len(self.before.beginnings) > 1
+        return self._beginnings.path(self.minibatches)[0] if several else 0
+
     def end_epoch(self) -> None:
         """Lower the learning rate by the recipe's factor."""
         self.epoch += 1
@@ -222,6 +257,7 @@ class CellTrainer:
         """Everything that training goes on from: tensors and plain numbers."""
         return {
             "net": self.net.state_dict(),
+            "before": self.before.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "minibatches": self.minibatches,
             "first_loss": self._first_loss,
@@ -232,6 +268,7 @@ class CellTrainer:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         self.net.load_state_dict(state["net"])
+        self.before.load_state_dict(state["before"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.minibatches, self.epoch = state["minibatches"], state["epoch"]
         self._first_loss, self.stopped = state["first_loss"], state["stopped"]

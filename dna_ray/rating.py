@@ -28,6 +28,9 @@ from dna_ray.space import Op
 Array = np.ndarray
 Path = tuple[Op, ...]
 
+# Flags of cuDNN: in full float32, where it would round to TF32.
+_EXACT = {"enabled": True, "deterministic": True, "allow_tf32": False}
+
 
 @dataclass(frozen=True)
 class RatingSet:
@@ -117,8 +120,7 @@ def rate_cell(
     scale = data.targets.numel() * _deviation(data.targets)
     pictures = max(1, calls.chunk // (4 * data.inputs[0].numel()))
     targets = data.targets.split(pictures)
-    # In full float32, where cuDNN would round to TF32.
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+    with torch.backends.cudnn.flags(**_EXACT):
         root = [Node(prefix, data.recalibration, data.inputs.split(pictures))]
         for module in (net.stem, *(net.op(layer, op) for layer, op in enumerate(prefix))):
             root = _through(module, root)
@@ -127,6 +129,25 @@ def rate_cell(
     losses = dict(zip(sums, (torch.stack(list(sums.values())) / scale).tolist(), strict=True))
     paths = (prefix + rest for rest in product(ops, repeat=layers - len(prefix)))
     return {path: losses[path] for path in paths}
+
+
+@torch.inference_mode()
+def behind(
+    parts: Sequence[tuple[CellNet, Path]], recalibration: Tensor, batches: Iterable[Tensor]
+) -> list[Tensor]:
+    """What cells one behind another, each along its path, make of pictures.
+
+    Of the recalibration pictures, which give batch norm its statistics as in rating, and then of
+    every batch with these statistics. The cells are left as they were.
+    """
+    nets = [(_recalibrated(net, len(recalibration)), path) for net, path in parts]
+    features: list[Tensor] = []
+    with torch.backends.cudnn.flags(**_EXACT):
+        for x in (recalibration, *batches):
+            for net, path in nets:
+                x = net.train(not features)(x, path)
+            features.append(x)
+    return features
 
 
 def _below(

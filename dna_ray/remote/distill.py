@@ -1,5 +1,6 @@
 """All cells of every block in one Ray Train run: a plan gives each rank its cells."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from dna_ray.remote.tasks import device
 from dna_ray.remote.train import save
 from dna_ray.remote.windows import Series, TaughtWindow
 from dna_ray.shards import alone, own_shards
-from dna_ray.space import Space, Where
+from dna_ray.space import Beginning, Space, Where
 from dna_ray.storage import Place
 from dna_ray.teacher import Cut
 
@@ -34,9 +35,11 @@ class Distilled:
     """The weights of the cells, one row of losses per epoch and cell, and why cells stopped.
 
     A cell whose training came to nothing has no weights; the others are as they would be without.
+    `before` are those of the beginnings that a cell was trained with, where it was with any.
     """
 
     weights: dict[Where, Weights]
+    before: dict[Where, Weights]
     rows: list[dict[str, Any]]
     stopped: dict[Where, str]
 
@@ -53,12 +56,17 @@ def distill(
     share: Share,
     stream: tuple[int, int],
     storage: Place,
+    beginnings: Sequence[Beginning] = ((),),
 ) -> Distilled:
-    """Train every cell.
+    """Train every cell of the plan.
 
     `count` windows make an epoch. `stream` = (seed, generation). Checkpoints of the run go below
-    `storage`, from which a lost worker's group starts again.
+    `storage`, from which a lost worker's group starts again. With `beginnings` of any blocks, the
+    plan's cells are those of the block behind them.
     """
+    name = f"distill-generation-{stream[1]}"
+    if recipe.progressive:
+        name += f"-block-{len(beginnings[0]) + 1}"
     total = recipe.epochs * count * len(plan.ranks_of)
     session.view.stage("distill", total, "windows")
     with forwarding(session.board, session.view):
@@ -75,13 +83,14 @@ def distill(
                 "count": count,
                 "board": session.board,
                 "storage": storage,
+                "beginnings": beginnings,
             },
-            f"distill-generation-{stream[1]}",
+            name,
             share,
             plan.ranks,
             storage,
         )
-    made = Distilled({}, [], {})
+    made = Distilled({}, {}, [], {})
     with result.as_directory() as folder:
         for block, cell in plan.ranks_of:
             state = _load(Path(folder), block, cell)
@@ -89,6 +98,7 @@ def distill(
                 made.stopped[block, cell] = state["trainer"]["stopped"]
             else:
                 made.weights[block, cell] = state["trainer"]["net"]
+                made.before[block, cell] = state["trainer"]["before"]
             made.rows.extend(
                 {"stage": "distill", "block": block + 1, "cell": cell, "epoch": e, "loss": loss}
                 for e, loss in enumerate(state["losses"], 1)
@@ -117,6 +127,7 @@ def _train_cells(config: dict[str, Any]) -> None:
             device(),
             own_shards(recipe.shards, len(plan.ranks_of[where]), plan.ranks_of[where].index(rank)),
             exchanges[where],
+            beginnings=config["beginnings"],
         )
         for where in plan.cells(rank)
     ]
@@ -133,13 +144,13 @@ def _train_cells(config: dict[str, Any]) -> None:
     for epoch in range(trainers[0].epoch, recipe.epochs):
         steps: dict[Where, list[float]] = {trainer.where: [] for trainer in trainers}
         for index in range(count):
-            boundaries = windows[epoch * count + index].boundaries
+            window = windows[epoch * count + index]
             for trainer in trainers:
                 block, cell = trainer.where
                 part = f"block {block + 1}, cell {cell}"
-                inputs, targets = ray.get([boundaries[block], boundaries[block + 1]])
+                boundaries = ray.get(window.around(block))
                 with noted(part):
-                    steps[trainer.where] += trainer.train_window(index, inputs, targets)
+                    steps[trainer.where] += trainer.train_window(index, *boundaries)
                 if trainer in leading:
                     _tell(config["board"], trainer, epoch * count + index + 1, steps[trainer.where])
         files = {}

@@ -30,11 +30,20 @@ class Window:
 
 @dataclass(frozen=True)
 class TaughtWindow:
-    """A window behind a teacher: references to boundaries 0..K, (N, H, W, C), and to the logits."""
+    """A window behind a teacher: references to boundaries 0..K, (N, H, W, C), and to the logits.
+
+    `begun` is what cells read in the place of the teacher's boundary, where there is any: what the
+    student's beginnings made of the pictures, or the pictures for them (`CellTrainer`).
+    """
 
     boundaries: tuple[Any, ...]
     logits: Any
     size: int
+    begun: tuple[Any, ...] = ()
+
+    def around(self, block: int) -> list[Any]:
+        """What the cells of a block (0-based) read, and the boundary that they imitate."""
+        return [*(self.begun or (self.boundaries[block],)), self.boundaries[block + 1]]
 
 
 class Series(Protocol[T_co]):
