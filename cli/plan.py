@@ -55,6 +55,11 @@ def command(
     given = given_job(config, settings, limits, options)
     with shown() as view:
         job = job_from_tree(given)
+        if job.distill.progressive:
+            raise UserError(
+                "a plan foretells a search of all blocks at once, but distill.strategy is "
+                f"{job.distill.strategy}; set distill.strategy=concurrent"
+            )
         space = load_space(job.space)
         shape = "" if pictures is None else f"{pictures:,} pictures to come"
         view.note(f"dna-ray plan: {shape or job.data}, space {job.space}, teacher {job.teacher}")

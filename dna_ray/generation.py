@@ -1,6 +1,6 @@
 """One generation of a search: its stages, each of which reads its record or makes it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -32,7 +32,7 @@ from dna_ray.remote.rating import rate
 from dna_ray.remote.retrain import Task
 from dna_ray.remote.tune import sweep
 from dna_ray.remote.windows import Held, Series, TaughtWindow, Window
-from dna_ray.search import Ratings, ratings_of, read_ratings, select, to_arrow
+from dna_ray.search import Ratings, Selection, ratings_of, read_ratings, select, to_arrow
 from dna_ray.space import Architecture, NetworkSpec, Where, network_spec, scale
 from dna_ray.teacher import Cut
 
@@ -142,6 +142,10 @@ class Generation:
         share = driver.share(useful, beside=driver.streamed, rank_bytes=needed)
         return plan_ranks(work, share.ranks, config.shards), share
 
+    def architecture(self) -> Architecture:
+        """What is found: cells are distilled, paths rated, and architectures searched."""
+        return self.searched(self.rated(self.distilled()))
+
     def distilled(self) -> dict[Where, Weights]:
         """The weights of every cell, but of those whose training came to nothing."""
         record, where = self._record("cells.safetensors"), "block-{}-cell-{}/"
@@ -191,7 +195,10 @@ class Generation:
                     f"a block needs a cell, but all of block {block + 1} stopped: {own[0]}"
                 )
         if stopped:
-            self._run.write_json(self._record("left-out.json"), list(stopped.values()))
+            record = self._record("left-out.json")
+            known = self._run.read_json(record) if self._run.has(record) else []
+            lines = dict.fromkeys([*known, *stopped.values()])
+            self._run.write_json(record, list(lines))
         for why in stopped.values():
             self._driver.session.view.note(f"a cell is left out: {why}")
 
@@ -221,17 +228,21 @@ class Generation:
 
     def searched(self, ratings: Ratings) -> Architecture:
         """The best architecture within the limits."""
+        return self._chosen(lambda: select(ratings, self._plan.limits), ratings.architectures)
+
+    def _chosen(self, search: Callable[[], Selection], candidates: int) -> Architecture:
+        """The architecture that a search among so many candidates chooses."""
         record, front = self._record("architecture.json"), self._record("front.parquet")
         if not (self._run.has(record) and self._run.has(front)):
             view = self._driver.session.view
             with self._driver.stage(self._number, "search") as facts:
-                view.stage("search", self._plan.space.architectures, "architectures")
-                best = select(ratings, self._plan.limits)
-                view.advance(ratings.architectures, f"front of {len(best.front)}")
+                view.stage("search", candidates, "architectures")
+                best = search()
+                view.advance(candidates, f"front of {len(best.front)}")
                 self._run.write_table(front, best.front.to_arrow())
                 self._run.write_json(record, best.to_json(self._plan.space.name))
                 facts |= {"loss": best.found.loss, "front": len(best.front)}
-                facts["architectures"] = str(ratings.architectures)
+                facts["architectures"] = str(candidates)
                 self._driver.tell({"search_seconds": best.seconds, "best_loss": best.found.loss})
         return Architecture.from_json(self._run.read_json(record), record)
 

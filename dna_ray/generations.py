@@ -11,6 +11,7 @@ from typing import Any
 from dna_ray.driver import Driver
 from dna_ray.generation import Generation
 from dna_ray.planning.plan import Plan
+from dna_ray.progression import ProgressiveGeneration
 from dna_ray.remote.nodes import check_nodes
 from dna_ray.remote.session import Session
 from dna_ray.report import write_report
@@ -24,12 +25,11 @@ def search(session: Session, run: RunFolder, plan: Plan) -> list[dict[str, Any]]
         check_nodes(run.place / "config.toml")
     driver = Driver(session, run, plan)
     teacher, cut = driver.first_teacher(), plan.cut
+    kind = ProgressiveGeneration if plan.job.distill.progressive else Generation
     results = []
     for number in range(1, plan.job.generations + 1):
-        generation = Generation(driver, number, teacher, cut)
-        cells = generation.distilled()
-        ratings = generation.rated(cells)
-        architecture = generation.searched(ratings)
+        generation = kind(driver, number, teacher, cut)
+        architecture = generation.architecture()
         best = generation.tuned(architecture)
         found, scaled = generation.retrained(architecture, best)
         results.append(generation.result(architecture, found, scaled))

@@ -13,7 +13,9 @@ generation-N/          cells.safetensors, ratings.parquet, front.parquet, archit
                        tune.json, model.safetensors, scaled.safetensors (the next generation's
                        teacher), result.json, and metrics.jsonl (curves, appended); and where
                        there is a reason, left-out.json (cells that stopped), alone.parquet (paths
-                       trained alone), stability.parquet (other seeds, parts of the data, epochs)
+                       trained alone), stability.parquet (other seeds, parts of the data, epochs);
+                       with a progressive strategy for every block, in the place of
+                       cells.safetensors, block-K-cells.safetensors and block-K-losses.parquet
 report.html            the page that `dna-ray report` makes of it all
 lock-*                 who is at work, where the folder is not on this machine
 """

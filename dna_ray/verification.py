@@ -61,7 +61,7 @@ class Verification:
 
 
 def rated(run: RunFolder, number: int) -> Ratings:
-    """The ratings of a generation; raises UserError where it is not rated yet."""
+    """The ratings of a generation; raises UserError where it is not rated, or progressively."""
     name = run.file(number, "ratings.parquet")
     data = run.whole(name)
     if data is None:
@@ -69,4 +69,12 @@ def rated(run: RunFolder, number: int) -> Ratings:
             f"a run is looked into once its paths are rated, but '{run.place}' has no {name}; "
             "--resume it, or name another generation"
         )
-    return read_ratings(pa.BufferReader(data))
+    ratings = read_ratings(pa.BufferReader(data))
+    method = ratings.metadata.get("method", "")
+    if method.startswith("progressive"):
+        raise UserError(
+            f"a rating is looked into where the teacher stands before every block, but the paths "
+            f"of '{run.place}' were rated with distill.strategy={method}; search with "
+            "distill.strategy=concurrent"
+        )
+    return ratings

@@ -57,8 +57,13 @@ def sizes(
     train, rating = plan.pictures("train"), plan.pictures("rating")
     taught = sum(map(len, plan.first("train", job.features.images)))
     epochs = job.distill.epochs if job.features.fresh else 1
+    begun = 0
+    if job.distill.strategy == "progressive_b":  # what the beginnings make of what teaches
+        maps = zip(cut.widths[:-1], cut.sizes[:-1], strict=True)
+        begun = job.distill.beam * 4 * max((width * size**2 for width, size in maps), default=0)
     everything = (
         weights
+        + taught * epochs * begun
         + (train + rating + plan.pictures("test")) * (picture + logits)
         + (taught * epochs + rating) * features
         + taught * (epochs - 1) * picture
@@ -82,11 +87,14 @@ def choose(job: Job, need: Sizes, store: int) -> Cache:
     of = f"{1 - _DRAWING:.0%} of {_FILLED:.0%} of Ray's object store"
     if need.everything <= room and job.features.cache != "stream":
         return Cache(mode="all", ahead=_MOST, drawing=have - need.everything)
-    if job.features.cache == "all":
+    if job.features.cache == "all" or job.distill.progressive:
+        setting, others = "features.cache=all", "features.cache=stream"
+        if job.distill.progressive:
+            setting, others = f"distill.strategy={job.distill.strategy}", "distill.beam lower"
         raise UserError(
-            f"with features.cache=all every window must fit {of}, but "
+            f"with {setting} every window must fit {of}, but "
             f"{in_bytes(need.everything)} are needed and there are {in_bytes(room)}; set "
-            "features.cache=stream, features.images lower, or give the cluster a larger store"
+            f"{others}, features.images lower, or give the cluster a larger store"
         )
     # One more than is ahead: a rank still holds the one that it has read.
     ahead = min(_MOST, (room - need.kept) // need.window - 1)

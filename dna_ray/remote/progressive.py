@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import ray
@@ -88,8 +87,7 @@ def rate_block(
         for number, beginning in enumerate(beginnings):
             settings = (space, cut, pixels, (block, cell), beginning, *states, sizes)
             refs[number, cell] = run.remote(*settings, *boundaries)
-    for _ in session.finished(list(refs.values())):
-        pass
+    session.wait(list(refs.values()))
     return [
         [
             ray.get(refs[number, cell]) if cell in weights else np.full(shape.count(cell), np.nan)

@@ -113,7 +113,7 @@ class Beam:
             given = " and ".join(f"{name}={value:.17g}" for name, value in self._limits.items())
             raise UserError(
                 f"a beginning must be completed within {given}, but none that is rated in block "
-                f"{len(beginnings[0]) + 1} can be; raise a limit, or set distill.strategy=concurrent"
+                f"{len(beginnings[0]) + 1} can be; raise a limit, or set distill.beam higher"
             )
         return tuple(self._grown(beginnings, grown, number) for number in best)
 
