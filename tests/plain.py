@@ -1,6 +1,6 @@
 """The stages of a search called in plain Python: no Ray, one process, one after another."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,15 @@ from dna_ray.data import Pictures
 from dna_ray.data.schedule import draw, schedule
 from dna_ray.data.windows import minibatch
 from dna_ray.distill import CellTrainer
+from dna_ray.network.beginnings import Beginnings, cells_of
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.model import TrainedModel, trained
+from dna_ray.progressive import features_behind, rate_behind
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.retrain import PictureSet, Recipe, Trainer, logits_of, soft_labels
+from dna_ray.search import Beam, Selection, ratings_of
 from dna_ray.shards import alone
-from dna_ray.space import Op, Space
+from dna_ray.space import Beginning, CostTable, Op, Space, Where
 from dna_ray.teacher import Cut, Teacher, teach
 
 Array = np.ndarray
@@ -73,19 +76,69 @@ def distill(
     job: Job,
     where: tuple[int, int],
     generation: int = 1,
+    beginnings: Sequence[Beginning] = ((),),
+    begun: Sequence[Features] = (),
 ) -> CellTrainer:
     """Train one cell (block, cell) on the boundaries of all windows.
 
-    With fresh views, the windows are those of all epochs.
+    With fresh views, the windows are those of all epochs. Behind `beginnings`, `begun` has what the
+    cell reads of each of them in the place of boundary k-1.
     """
-    trainer = CellTrainer(space, cut, pixels, job.distill, where, (job.seed, generation))
+    stream = (job.seed, generation)
+    trainer = CellTrainer(space, cut, pixels, job.distill, where, stream, beginnings=beginnings)
     count = len(windows) // (job.distill.epochs if job.features.fresh else 1)
     for epoch in range(job.distill.epochs):
         start = epoch * count if job.features.fresh else 0
         for index, boundaries in enumerate(windows[start : start + count]):
-            trainer.train_window(index, boundaries[where[0]], boundaries[where[0] + 1])
+            read = begun[start + index] if begun else [boundaries[where[0]]]
+            trainer.train_window(index, *read, boundaries[where[0] + 1])
         trainer.end_epoch()
     return trainer
+
+
+def progressive(
+    space: Space,
+    cut: Cut,
+    pixels: tuple[tuple[float, ...], tuple[float, ...]],
+    windows: Sequence[Features],
+    held_out: Sequence[Features],
+    job: Job,
+    table: CostTable,
+    limits: Mapping[str, float],
+) -> Selection:
+    """The search of a generation by the job's progressive strategy."""
+    first, beam = job.rate.recalibration, Beam(space, table, limits, job.distill.beam)
+    kept: Sequence[Beginning] = ((),)
+    frozen: dict[Where, CellNet] = {}
+    least = []
+    for block, shape in enumerate(space.blocks):
+        behind = [[window[0], window[block + 1]] for window in held_out]
+        beginnings = kept
+        pictures = rating_set(behind, 0, first, slice(first, first + job.rate.images))
+        before = Beginnings(beginnings, {where: frozen[where] for where in cells_of(beginnings)})
+        if job.distill.strategy == "progressive_a":
+            begun = [[window[0]] for window in windows]
+        else:
+            begun = [
+                [
+                    features_behind(before, number, pictures.recalibration, window[0])
+                    for number in range(len(beginnings))
+                ]
+                for window in windows
+            ]
+        losses: list[list[Array]] = [[] for _ in beginnings]
+        for cell in range(len(shape.cells)):
+            where = block, cell
+            trainer = distill(space, cut, pixels, windows, job, where, 1, beginnings, begun)
+            frozen[where] = trainer.net
+            own = trainer.before if job.distill.strategy == "progressive_a" else before
+            for number, rated in enumerate(losses):
+                found = rate_behind(own, number, trainer.net, shape.ops, pictures)
+                rated.append(np.array(list(found.values())))
+        grown = beam.grow(beginnings, losses)
+        kept = beam.kept(beginnings, grown)
+        least.append([np.minimum.reduce(cells) for cells in zip(*losses, strict=True)])
+    return beam.selected(ratings_of(space, table, least, {}), beginnings, grown)
 
 
 def rating_set(
