@@ -70,11 +70,10 @@ def rated(run: RunFolder, number: int) -> Ratings:
             "--resume it, or name another generation"
         )
     ratings = read_ratings(pa.BufferReader(data))
-    method = ratings.metadata.get("method", "")
-    if method.startswith("progressive"):
+    if ratings.progressive:
         raise UserError(
-            f"a rating is looked into where the teacher stands before every block, but the paths "
-            f"of '{run.place}' were rated with distill.strategy={method}; search with "
-            "distill.strategy=concurrent"
+            "a rating is looked into where the teacher stands before every block, but the paths of "
+            f"'{run.place}' were rated with distill.strategy={ratings.metadata['method']}; search "
+            "with distill.strategy=concurrent"
         )
     return ratings

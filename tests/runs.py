@@ -1,7 +1,7 @@
 """Run folders without a search: records as the driver writes them, with losses drawn at random."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -10,7 +10,7 @@ import numpy as np
 
 from dna_ray.config import job_from_tree, job_to_toml
 from dna_ray.rundir import RunFolder
-from dna_ray.search import Ratings, ratings_of, select, to_arrow
+from dna_ray.search import Beam, Ratings, Selection, ratings_of, select, to_arrow
 from dna_ray.space import Space, cost_range, cost_table, parse_space
 
 SPACE = """
@@ -45,6 +45,7 @@ class Sketch:
     classes: int = 2
     epochs: int = 3
     spread: float = 1.0  # of losses; at 0 all paths rate alike
+    strategy: str = "concurrent"
 
 
 def make_run(where: str | Path, sketch: Sketch) -> RunFolder:
@@ -58,6 +59,7 @@ def make_run(where: str | Path, sketch: Sketch) -> RunFolder:
         "teacher": "lite0",
         "generations": sketch.generations,
         "limits": dict(sketch.limits),
+        "distill": {"strategy": sketch.strategy},
     }
     with patch("os.fsync"):  # it need not outlive a power cut
         run = RunFolder.create(where, job_to_toml(job_from_tree(tree)), 0, sketch.space)
@@ -103,15 +105,32 @@ def _generation(run: RunFolder, space: Space, number: int, sketch: Sketch) -> No
     ]
     run.measure(number, rows)
     ratings = ratings_at_random(space, sketch.classes, number, sketch.spread)
-    run.write_table(run.file(number, "ratings.parquet"), to_arrow(ratings))
     low, high = cost_range(space, cost_table(space, space.resolution, sketch.classes))["macs"]
-    best = select(ratings, sketch.limits or {"macs": float((low + high) // 2)})
+    limits = sketch.limits or {"macs": float((low + high) // 2)}
+    if sketch.strategy == "concurrent":
+        best = select(ratings, limits)
+    else:
+        ratings = replace(ratings, metadata=ratings.metadata | {"method": sketch.strategy})
+        best = _beamed(space, ratings, limits, sketch.classes)
+    run.write_table(run.file(number, "ratings.parquet"), to_arrow(ratings))
     run.write_table(run.file(number, "front.parquet"), best.front.to_arrow())
     run.write_json(run.file(number, "architecture.json"), best.to_json(space.name))
     for stage in ("features", "distill", "rate", "search"):
         run.end(f"generation-{number}/{stage}", 1 + 30 * float(rng.random()))
     if number <= sketch.finished:
         _finish(run, number, sketch, best.found.costs, rng)
+
+
+def _beamed(space: Space, ratings: Ratings, limits: Mapping[str, float], classes: int) -> Selection:
+    """The best by a beam of two in which paths lose about the same behind any beginning."""
+    beam, kept = Beam(space, cost_table(space, space.resolution, classes), limits, 2), ((),)
+    for block in ratings.blocks:
+        ends = np.cumsum(np.bincount(block.cell))[:-1]
+        beginnings = kept
+        losses = [np.split(block.loss + 0.01 * n, ends) for n in range(len(beginnings))]
+        grown = beam.grow(beginnings, losses)
+        kept = beam.kept(beginnings, grown)
+    return beam.selected(ratings, beginnings, grown)
 
 
 def _finish(

@@ -125,7 +125,7 @@ def front_chart(
     """
     losses, costs = (values[np.isfinite(cloud[0])] for values in cloud)
     limit = chosen.limits.get(cost)
-    reach = float(max(front.costs[cost].max(), costs.max()))
+    reach = float(max(front.costs[cost].max(), costs.max(initial=0)))
     drawn = limit is not None and limit <= 1.2 * reach
     x_range = padded((*costs, *front.costs[cost], *([limit] if drawn and limit else ())), 0.03)
     y_range = padded((*losses, *front.loss))

@@ -27,6 +27,11 @@ from dna_ray.space import cost_name
 _DRAWS = 1500
 _ROWS = 500
 _OFFERS = 9
+_SUMS = " Losses and costs are exact sums over the blocks."
+_BEHIND = (
+    " Its loss is that of its last block behind all others. Blocks were searched one after another:"
+    " what is shown of a path is its least loss behind any of the beginnings that were kept."
+)
 
 
 def front_section(generation: Generation, seed: int) -> Markup | None:
@@ -34,9 +39,9 @@ def front_section(generation: Generation, seed: int) -> Markup | None:
     ratings, front, chosen = generation.ratings, generation.front, generation.chosen
     if ratings is None or front is None or chosen is None:
         return None
-    losses, costs = random_architectures(
-        ratings, _DRAWS, generator(seed, "report", generation.number)
-    )
+    draws = 0 if ratings.progressive else _DRAWS  # what is drawn is rated by sums
+    rng = generator(seed, "report", generation.number)
+    losses, costs = random_architectures(ratings, draws, rng)
     shown = dict.fromkeys([*chosen.limits, "macs"])
     figures = []
     for cost in shown:
@@ -47,8 +52,9 @@ def front_section(generation: Generation, seed: int) -> Markup | None:
         entries: list[tuple[str, Content]] = [
             ("chosen", "chosen"),
             ("front" if alone else "points", f"{what}, {count(len(front.loss))} architectures"),
-            ("cloud", f"{count(_DRAWS)} drawn at random"),
         ]
+        if draws:
+            entries.append(("cloud", f"{count(draws)} drawn at random"))
         figures.append(
             figure(
                 f"Loss against {name}",
@@ -57,12 +63,12 @@ def front_section(generation: Generation, seed: int) -> Markup | None:
                 charts.legend(entries),
             )
         )
-    known = {*chosen.limits} <= {*front.over}  # else the front does not tell
+    known = {*chosen.limits} <= {*front.over} and draws  # else the front does not tell
     offers = [_offers(front, chosen, cost) for cost in chosen.limits if known]
     return tag(
         "section",
         tag("h3", "The search"),
-        tag("p", _proof(front, chosen)),
+        tag("p", _proof(front, chosen), _SUMS if draws else _BEHIND),
         tag("div", figures, offers, class_="grid wide"),
         _front_table(front, chosen),
     )
@@ -86,8 +92,8 @@ def _proof(front: FrontPoints, chosen: Chosen) -> str:
     objectives = " and ".join(["loss", *map(cost_name, front.over)])
     return (
         f"The chosen architecture {best} {count(chosen.candidates)} architectures within "
-        f"{limits}. Losses and costs are exact sums over the blocks; the front holds the "
-        f"{count(len(front.loss))} architectures that no other betters in {objectives}."
+        f"{limits}. The front holds the {count(len(front.loss))} that no other betters in "
+        f"{objectives}."
     )
 
 

@@ -71,6 +71,11 @@ class Ratings:
     edges: tuple[Edge, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def progressive(self) -> bool:
+        """Whether paths were rated behind beginnings (section 4.6): their losses do not add up."""
+        return self.metadata.get("method", "").startswith("progressive")
+
     def column(self, cost: str) -> int:
         """The index of a cost column; raises UserError for one that is not there."""
         if cost not in self.cost_names:

@@ -445,6 +445,40 @@ WRONG = [
         )
         for value in (0, -1)
     ),
+    *(
+        Wrong(name=name, words=f"{command} --set distill.strategy={words}", said=said)
+        for name, command, words, said in (
+            ("strategy unknown", "search", "progressive", ("did you mean 'progressive_",)),
+            ("no beam", "search", "progressive_a --set distill.beam=0", ("distill.beam",)),
+            (
+                "progressive with shards",
+                "search",
+                "progressive_a --set distill.shards=2",
+                ("distill.strategy=progressive_a", "distill.shards is 2", "set distill.shards=1"),
+            ),
+            (
+                "progressive and streamed",
+                "search",
+                "progressive_b --set features.cache=stream",
+                ("windows must be kept", "set features.cache=all"),
+            ),
+            (
+                "plan of a progressive search",
+                "plan",
+                "progressive_b",
+                ("is progressive_b", "set distill.strategy=concurrent"),
+            ),
+        )
+    ),
+    *(
+        Wrong(
+            name=f"{command} of a progressive run",
+            words=f"{command} searched",
+            said=("distill.strategy=progressive_b", "search with distill.strategy=concurrent"),
+            place=lambda here: make_run(here / "searched", Sketch(strategy="progressive_b")),
+        )
+        for command in ("verify", "stability")
+    ),
     Wrong(name="no generation", words="search --generations 0", said=("generations",)),
     Wrong(name="less than none", words="search --generations -1", said=("generations",)),
     Wrong(name="no worker", words="search --workers 0", said=("workers",)),
