@@ -2,7 +2,8 @@
 
 pictures -> teacher -> features -> distill -> rate -> search -> tune -> retrain -> next teacher
 
-Every stage leaves its record in the run folder and is skipped where that record is there and whole.
+With a progressive strategy (section 4.6) distill, rate and search take turns, block by block. Every
+stage leaves its record in the run folder and is skipped where that record is there and whole.
 """
 
 import traceback

@@ -88,13 +88,14 @@ def choose(job: Job, need: Sizes, store: int) -> Cache:
     if need.everything <= room and job.features.cache != "stream":
         return Cache(mode="all", ahead=_MOST, drawing=have - need.everything)
     if job.features.cache == "all" or job.distill.progressive:
-        setting, others = "features.cache=all", "features.cache=stream"
+        setting, remedy = "features.cache=all", "features.cache=stream"
         if job.distill.progressive:
-            setting, others = f"distill.strategy={job.distill.strategy}", "distill.beam lower"
+            setting = f"distill.strategy={job.distill.strategy}"
+            remedy = "distill.strategy=concurrent"
         raise UserError(
             f"with {setting} every window must fit {of}, but "
             f"{in_bytes(need.everything)} are needed and there are {in_bytes(room)}; set "
-            f"{others}, features.images lower, or give the cluster a larger store"
+            f"{remedy}, features.images lower, or give the cluster a larger store"
         )
     # One more than is ahead: a rank still holds the one that it has read.
     ahead = min(_MOST, (room - need.kept) // need.window - 1)

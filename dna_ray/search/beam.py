@@ -81,8 +81,10 @@ class Beam:
             for cell, loss in enumerate(cells):
                 width = self._space.blocks[block].cells[cell].width
                 costs = before + self._table.paths[block][cell][index]
-                whole = costs[:, None, self._columns] + self._ends[block][width]
-                within = np.any(np.all(whole <= [*self._limits.values()], axis=2), axis=1)
+                within = np.zeros(len(loss), bool)
+                for end in self._ends[block][width]:
+                    whole = costs[:, self._columns] + end
+                    within |= np.all(whole <= [*self._limits.values()], axis=1)
                 if block + 1 == len(self._space.blocks):
                     costs = costs + self._table.fixed[last_widths(self._space).index(width)]
                 same = np.ones(len(loss), np.int64)

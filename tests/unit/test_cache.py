@@ -42,6 +42,9 @@ def test_sizes_are_those_of_all_arrays() -> None:
     fresh = replace(job, features=replace(job.features, fresh=True), distill=Distill(epochs=3))
     more = sizes(fresh, plan, TEACHER, CUT, 5, 8).everything - found.everything
     assert more == 2 * 8 * (PICTURE + FEATURES)
+    behind = replace(job, distill=Distill(strategy="progressive_b", beam=3))
+    begun = sizes(behind, plan, TEACHER, CUT, 5, 8).everything - found.everything
+    assert begun == 8 * 3 * 4 * 8 * 16  # of the teacher's boundaries but the last, the largest
 
 
 def job(cache: str) -> Job:
@@ -75,6 +78,13 @@ def test_a_store_of_what_a_refusal_asks_for_is_enough() -> None:
         need = re.findall(r"([\d.]+) (MB|GB)", str(refused.value))[0]
         bytes_ = float(need[0]) * {"MB": 1e6, "GB": 1e9}[need[1]]
         assert choose(job(cache), NEED, int(1.01 * bytes_ / (0.7 * 0.7))).mode == cache
+
+
+def test_windows_of_a_progressive_search_are_kept_or_refused() -> None:
+    asked = Job(distill=Distill(strategy="progressive_a"))
+    assert choose(asked, NEED, 3 * 10**9).mode == "all"
+    with pytest.raises(UserError, match=r"with distill.strategy=progressive_a .*=concurrent"):
+        choose(asked, NEED, 10**8)
 
 
 def test_the_choice_is_said_with_need_and_store() -> None:
