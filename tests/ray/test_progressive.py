@@ -94,13 +94,17 @@ def test_the_command_finds_what_plain_python_finds(searched: dict[str, Any]) -> 
     assert result["architecture"] in (run / "report.html").read_text(encoding="utf-8")
 
 
+class EnoughError(Exception):
+    """The first block is rated."""
+
+
 class UpTo(RunFolder):
     """A run folder that stops the search once the first block is rated."""
 
     def write(self, name: str, data: bytes) -> None:
         super().write(name, data)
         if name.endswith("block-1-losses.parquet"):
-            raise InterruptedError
+            raise EnoughError
 
 
 def search(session: Session, run: RunFolder, plan: Plan) -> None:
@@ -115,7 +119,7 @@ def test_strategy_a_goes_on_behind_the_last_whole_block(
     plan, place = planned(Path(searched["run"])), tmp_path / "run"
     job = replace(plan.job, distill=replace(plan.job.distill, strategy="progressive_a"))
     plan = replace(plan, job=job)
-    with pytest.raises(InterruptedError):
+    with pytest.raises(EnoughError):
         search(local, UpTo.create(place, job_to_toml(job), job.seed, tiny.SPACE), plan)
     written = {file: file.stat().st_mtime_ns for file in place.glob("*/block-1-*")}
     assert len(written) == 2
