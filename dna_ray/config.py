@@ -17,6 +17,7 @@ import tomli_w
 from dna_ray.errors import UserError, nearest
 
 Sampling = Literal["fair", "uniform"]
+Loss = Literal["mse", "relative_l1"]
 CacheChoice = Literal["auto", "all", "stream"]
 Strategy = Literal["concurrent", "progressive_a", "progressive_b"]
 
@@ -69,8 +70,9 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
-    """Training of the cells (Eq 6). `learning_rate_first` is block 1's.
+    """Training of the cells. `learning_rate_first` is block 1's.
 
+    `loss`: `mse` is Eq 6; `relative_l1` is Eq 7, as rating has it, over the minibatch.
     `sampling`: `fair` takes every op of every layer once a round; `uniform` is the paper's. A
     minibatch is computed in `shards` parts of equal size; where there are more workers than cells,
     up to that number of them train one cell, and the result is the same on any of them.
@@ -84,6 +86,7 @@ class Distill:
     shards: int = 1
     paths_per_minibatch: int = 1
     sampling: Sampling = "fair"
+    loss: Loss = "mse"
     learning_rate: float = 0.005
     learning_rate_first: float = 0.005
     decay: float = 0.9

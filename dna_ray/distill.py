@@ -40,6 +40,17 @@ Stream = tuple[int, *tuple[str | int, ...]]  # a seed, and the names of what dra
 Minibatch = dict[int, tuple[Tensor, Tensor]]  # this worker's shards: boundaries k-1 and k
 
 
+def relative_l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Eq 7 over one minibatch, (N, C, H, W) each: mean |student - teacher| / std(teacher).
+
+    Infinite where the teacher does not vary.
+    """
+    return F.l1_loss(student, teacher) / teacher.std(correction=0)
+
+
+_LOSSES = {"mse": F.mse_loss, "relative_l1": relative_l1_loss}
+
+
 class PathSampler(Generic[T]):
     """Which paths a cell trains, in which order.
 
@@ -137,6 +148,7 @@ class CellTrainer:
             fused=True,
         )
         layers = space.blocks[block].cells[cell].layers
+        self._loss = _LOSSES[recipe.loss]
         self._alone = None if path is None else tuple(path)
         count = 1 if path is not None else recipe.paths_per_minibatch
         self._weight = torch.tensor(1 / count, device=device)  # of a path's loss
@@ -190,7 +202,7 @@ class CellTrainer:
             yield order[start : start + size].reshape(shards, -1)
 
     def _step(self, shards: Minibatch) -> Tensor:
-        """Eq 6, averaged over the paths of this minibatch: a scalar that may be under way still."""
+        """The loss, mean over this minibatch's paths: a scalar that may be under way still."""
         paths = self._paths()
         self._optimizer.zero_grad()
         if self._recipe.shards == 1:  # it is its own mean, and nothing has to be looked up
@@ -214,7 +226,7 @@ class CellTrainer:
         for path in paths:
             with self._precision:
                 features = self.net(self.before(x, self._beginning), path)
-            loss = F.mse_loss(features.float(), y)
+            loss = self._loss(features.float(), y)
             loss.backward(self._weight)
             losses.append(loss.detach())
         return sum(losses[1:], losses[0]) * self._weight

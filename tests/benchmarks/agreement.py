@@ -1,9 +1,10 @@
 """Does a rating agree with itself, and with paths trained alone? Kendall's tau in each block.
 
-Between two seeds (windows, weights, paths and rating pictures all drawn anew), between two halves
-of the held-out pictures with the same cells, and against paths that are trained alone, `ALONE` of
-each block with weights of their own, by the default recipe at the same resolution: these are the
-same for all recipes, and multiply-adds and parameters are held against them too. Recipes are given
+Between two seeds (windows, weights, paths and rating pictures all drawn anew; the mean over the
+pairs of three), between two halves of the held-out pictures with the same cells, and against paths
+that are trained alone, `ALONE` of each block with weights of their own, `TRAININGS` times each, by
+the default recipe (or that of `--alone`) at the same resolution: these are the same for all
+recipes, and each other, multiply-adds and parameters are held against them too. Recipes are given
 as `KEY=VALUE,...`; each is measured under the same adapted teacher. Two processes, one thread each.
 """
 
@@ -11,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import time
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,9 @@ from dna_ray.teacher import cut_teacher, load_teacher
 from tests import plain
 from tests.benchmarks.report import publish, table
 
-SEEDS = (0, 1)
-ALONE = 16
+SEEDS = (0, 1, 2)
+ALONE = 20
+TRAININGS = 2
 
 
 def _job(recipe: str, seed: int) -> Any:
@@ -90,9 +93,9 @@ def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
         _cache[recipe, seed] = _features(recipe, seed, Path(folder))
     windows, held_out = _cache[recipe, seed]
     pixels = (teacher.spec.mean, teacher.spec.std)
-    start = time.perf_counter()
+    start = time.process_time()
     trainer = plain.distill(space, cut, pixels, windows, job, where)
-    trained_at = time.perf_counter()
+    trained_at = time.process_time()
     first, images = job.rate.recalibration, job.rate.images
     ops = space.blocks[where[0]].ops
     losses = []
@@ -104,7 +107,7 @@ def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
         data = plain.rating_set(held_out, where[0], first, rows)
         losses.append(plain.rate(trainer.net, ops, data))
         if len(losses) == 1:
-            rated_at = time.perf_counter()
+            rated_at = time.process_time()
     return {
         "losses": losses,
         "distill": trained_at - start,
@@ -112,22 +115,23 @@ def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
     }
 
 
-def _alone(task: tuple[int, int, str]) -> tuple[list[int], list[float]]:
-    """The rows of some paths of a block, and their losses when trained alone by the defaults.
+def _alone(task: tuple[str, int, str]) -> tuple[list[int], list[list[float]]]:
+    """The rows of some paths of a block, and their losses in each training alone by a recipe.
 
     They are kept in a file, for other recipes at this resolution.
     """
-    resolution, block, folder = task
-    file = Path(folder) / f"alone-{resolution}-{block}.json"
+    recipe, block, folder = task
+    file = Path(folder) / f"alone-{recipe}-{block}.json"
     if file.exists():
         rows, losses = json.loads(file.read_text())
         return rows, losses
     plain.one_thread()
-    job = _job("", 0)
+    job = _job(recipe, 0)
     space = load_space(job.space)
+    resolution = job.resolution or space.resolution
     teacher = _teacher(resolution, Path(folder))
     cut = cut_teacher(teacher, space.reductions, resolution)
-    windows, held_out = _features(f"resolution={resolution}", 0, Path(folder))
+    windows, held_out = _features(recipe, 0, Path(folder))
     first, images = job.rate.recalibration, job.rate.images
     data = plain.rating_set(held_out, block, first, slice(first, first + images))
     paths = [
@@ -137,19 +141,22 @@ def _alone(task: tuple[int, int, str]) -> tuple[list[int], list[float]]:
     ]
     rows = generator(0, "alone", block).permutation(len(paths))[:ALONE].tolist()
     losses = [
-        train_alone(
-            space,
-            cut,
-            (teacher.spec.mean, teacher.spec.std),
-            job.distill,
-            (block, paths[row][0]),
-            paths[row][1],
-            (0, "alone"),
-            [(w[block], w[block + 1]) for w in windows],
-            len(windows),
-            data,
-        )
-        for row in rows
+        [
+            train_alone(
+                space,
+                cut,
+                (teacher.spec.mean, teacher.spec.std),
+                job.distill,
+                (block, paths[row][0]),
+                paths[row][1],
+                (training, "alone"),
+                [(w[block], w[block + 1]) for w in windows],
+                len(windows),
+                data,
+            )
+            for row in rows
+        ]
+        for training in range(TRAININGS)
     ]
     file.write_text(json.dumps([rows, losses]))
     return rows, losses
@@ -160,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="*", default=[""], help="KEY=VALUE,... each")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/dna-ray-agreement"))
+    parser.add_argument("--alone", default="", help="the recipe of paths trained alone")
     parser.add_argument("--blocks", type=int, nargs="*", help="only these, 1-based")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
@@ -176,10 +184,9 @@ def main() -> None:
             tasks = [(recipe, seed, w, str(arguments.folder)) for seed in SEEDS for w in where]
             results = pool.map(_measure, tasks, chunksize=len(where))
             resolution = _job(recipe, 0).resolution or space.resolution
+            truth = f"{arguments.alone},resolution={resolution}".removeprefix(",")
             blocks = sorted({block for block, _ in where})
-            alone = pool.map(
-                _alone, [(resolution, block, str(arguments.folder)) for block in blocks], 1
-            )
+            alone = pool.map(_alone, [(truth, block, str(arguments.folder)) for block in blocks], 1)
             rows += _rows(
                 recipe,
                 dict(zip([t[1:3] for t in tasks], results, strict=True)),
@@ -196,7 +203,7 @@ def main() -> None:
 
 HEADER = (
     "recipe", "block", "two seeds", "two held-out halves", "against paths alone",
-    "multiply-adds against these", "parameters against these", "with multiply-adds",
+    "these against each other", "multiply-adds", "parameters", "rating with multiply-adds",
     "distill, core s", "rate, core s",
 )  # fmt: skip
 
@@ -204,7 +211,7 @@ HEADER = (
 def _rows(
     recipe: str,
     results: dict[tuple[int, tuple[int, int]], Any],
-    alone: dict[int, tuple[list[int], list[float]]],
+    alone: dict[int, tuple[list[int], list[list[float]]]],
 ) -> list[list[str]]:
     space = load_space(_job(recipe, 0).space)
     costs = cost_table(space, _job(recipe, 0).resolution or space.resolution, 2)
@@ -218,11 +225,13 @@ def _rows(
             return np.concatenate([results[seed, (b, c)]["losses"][part] for c in cells])
 
         params, macs = np.concatenate([costs.paths[b][c][0] for c in cells]).T
-        paths, losses = alone[b]
+        paths, trainings = alone[b]
+        losses = np.mean(trainings, axis=0)
         taus = (
-            kendalltau(joined(0, 0), joined(1, 0))[0],
+            np.mean([kendalltau(joined(s, 0), joined(t, 0))[0] for s, t in combinations(SEEDS, 2)]),
             np.mean([kendalltau(joined(s, 1), joined(s, 2))[0] for s in SEEDS]),
             np.mean([kendalltau(joined(s, 0)[paths], losses)[0] for s in SEEDS]),
+            kendalltau(*trainings)[0],
             kendalltau(-macs[paths], losses)[0],
             kendalltau(-params[paths], losses)[0],
             np.mean([kendalltau(-joined(s, 0), macs)[0] for s in SEEDS]),

@@ -5,6 +5,7 @@ import io
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dna_ray.config import Distill
+from dna_ray.config import Distill, Loss
 from dna_ray.data.windows import minibatch
 from dna_ray.distill import CellTrainer, PathSampler
 from dna_ray.network import build_cell
@@ -246,10 +247,23 @@ def test_the_loss_of_an_easy_task_goes_down(tiny: Space) -> None:
     assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:5])
 
 
+def squared(student: Array, teacher: Array) -> float:
+    """Eq 6."""
+    return float(np.mean((student - teacher) ** 2))
+
+
+def relative(student: Array, teacher: Array) -> float:
+    """Eq 7 over one minibatch."""
+    return float(np.mean(np.abs(student - teacher)) / teacher.std())
+
+
 @pytest.mark.parametrize("paths", [1, 2, 3])
-def test_the_loss_is_the_mean_squared_error_over_paths(tiny: Space, paths: int) -> None:
-    """Eq 6 on one minibatch of all pictures, whose order makes no difference."""
-    recipe = Distill(batch=10, paths_per_minibatch=paths)
+@pytest.mark.parametrize(("loss", "naive"), [("mse", squared), ("relative_l1", relative)])
+def test_the_loss_is_the_mean_over_paths(
+    tiny: Space, loss: Loss, naive: Callable[[Array, Array], float], paths: int
+) -> None:
+    """On one minibatch of all pictures, whose order makes no difference."""
+    recipe = Distill(batch=10, loss=loss, paths_per_minibatch=paths)
     inputs, targets = window(1, 3)
     cell = trainer(tiny, (1, 1), recipe)
     net = copy.deepcopy(cell.net).train()
@@ -258,8 +272,17 @@ def test_the_loss_is_the_mean_squared_error_over_paths(tiny: Space, paths: int) 
     errors = []
     for turn in range(paths):
         y = net(x, sampler.path(turn)).detach().numpy().astype(np.float64).transpose(0, 2, 3, 1)
-        errors.append(np.mean((y - targets) ** 2))
+        errors.append(naive(y, targets.astype(np.float64)))
     assert cell.train_window(0, inputs, targets) == [pytest.approx(np.mean(errors), rel=1e-5)]
+
+
+def test_relative_l1_of_a_teacher_that_does_not_vary_stops_the_cell(tiny: Space) -> None:
+    cell, (inputs, targets) = (
+        trainer(tiny, recipe=replace(RECIPE, loss="relative_l1")),
+        window(1, 0),
+    )
+    cell.train_window(0, inputs, np.ones_like(targets))
+    assert "block 2, cell 1" in cell.stopped
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e9])
@@ -305,11 +328,11 @@ def test_a_cell_may_compute_in_half_precision_but_its_loss_does_not(
     for op in cell.net.choices():
         op.register_forward_hook(lambda _, __, output: computed.add(output.dtype))
 
-    def mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    def loss(student: Tensor, teacher: Tensor) -> Tensor:
         compared.update([student.dtype, teacher.dtype])
         return (student - teacher).square().mean()
 
-    monkeypatch.setattr("dna_ray.distill.F.mse_loss", mse_loss)
+    monkeypatch.setattr(cell, "_loss", loss)
     losses = cell.train_window(0, inputs, targets)
     assert computed == {kind}
     assert compared == {torch.float32}
