@@ -11,7 +11,7 @@ networks of its own for them, which are trained with it.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
@@ -48,7 +48,10 @@ def relative_l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return F.l1_loss(student, teacher) / teacher.std(correction=0)
 
 
-_LOSSES = {"mse": F.mse_loss, "relative_l1": relative_l1_loss}
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "relative_l1": relative_l1_loss,
+}
 
 
 class PathSampler(Generic[T]):
