@@ -5,7 +5,8 @@ pairs of three), between two halves of the held-out pictures with the same cells
 that are trained alone, `ALONE` of each block with weights of their own, `TRAININGS` times each, by
 the default recipe (or that of `--alone`) at the same resolution: these are the same for all
 recipes, and each other, multiply-adds and parameters are held against them too. Recipes are given
-as `KEY=VALUE,...`; each is measured under the same adapted teacher. Two processes, one thread each.
+as `KEY=VALUE,...`; each is measured under the same adapted teacher. Two processes, one thread each,
+and what one of them has found is kept: after a change of the engine, remove the folder.
 """
 
 import argparse
@@ -80,8 +81,12 @@ _cache: dict[tuple[str, int], Any] = {}
 
 
 def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
-    """Train and rate one cell of one recipe and seed."""
+    """Train and rate one cell of one recipe and seed, and keep in a file what is found."""
     recipe, seed, where, folder = task
+    file = Path(folder) / f"rated-{recipe}-seed-{seed}-{where[0]}-{where[1]}.json"
+    if file.exists():
+        kept: dict[str, Any] = json.loads(file.read_text())
+        return kept
     plain.one_thread()
     job = _job(recipe, seed)
     space = load_space(job.space)
@@ -108,11 +113,9 @@ def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
         losses.append(plain.rate(trainer.net, ops, data))
         if len(losses) == 1:
             rated_at = time.process_time()
-    return {
-        "losses": losses,
-        "distill": trained_at - start,
-        "rate": rated_at - trained_at,
-    }
+    found = {"losses": losses, "distill": trained_at - start, "rate": rated_at - trained_at}
+    file.write_text(json.dumps(found))
+    return found
 
 
 def _alone(task: tuple[str, int, str]) -> tuple[list[int], list[list[float]]]:
