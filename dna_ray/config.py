@@ -50,7 +50,7 @@ class Features:
     likely random erasing is.
     """
 
-    images: int = 384
+    images: int = 1024
     views: int = 2
     window: int = 128
     fresh: bool = False
@@ -81,15 +81,15 @@ class Distill:
     found so far, which A trains again from scratch with the block and B keeps frozen (section 4.6).
     """
 
-    epochs: int = 8
+    epochs: int = 4
     batch: int = 16
     shards: int = 1
-    paths_per_minibatch: int = 1
+    paths_per_minibatch: int = 2
     sampling: Sampling = "fair"
     loss: Loss = "mse"
-    learning_rate: float = 0.005
+    learning_rate: float = 0.003
     learning_rate_first: float = 0.005
-    decay: float = 0.9
+    decay: float = 0.7
     weight_decay: float = 1e-4
     strategy: Strategy = "concurrent"
     beam: int = 4

@@ -59,7 +59,8 @@ def make_run(where: str | Path, sketch: Sketch) -> RunFolder:
         "teacher": "lite0",
         "generations": sketch.generations,
         "limits": dict(sketch.limits),
-        "distill": {"strategy": sketch.strategy},
+        "features": {"images": 384, "window": 128},
+        "distill": {"epochs": 8, "strategy": sketch.strategy},
     }
     with patch("os.fsync"):  # it need not outlive a power cut
         run = RunFolder.create(where, job_to_toml(job_from_tree(tree)), 0, sketch.space)

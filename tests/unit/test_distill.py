@@ -35,7 +35,14 @@ Window = tuple[Array, Array]
 OPS = tuple(Op(kernel, expansion) for expansion in (1, 2, 3) for kernel in (3, 5))
 CUT = Cut(modules=("a", "b"), widths=(10, 20), sizes=(4, 2))
 PIXELS = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-RECIPE = Distill(epochs=2, batch=4, learning_rate=0.01, learning_rate_first=0.02, decay=0.5)
+RECIPE = Distill(
+    epochs=2,
+    batch=4,
+    paths_per_minibatch=1,
+    learning_rate=0.01,
+    learning_rate_first=0.02,
+    decay=0.5,
+)
 STREAM = (7, 1)
 
 
@@ -192,7 +199,7 @@ def test_a_step_changes_what_its_path_took_and_nothing_else(
     tiny: Space, where: tuple[int, int], sampling: str
 ) -> None:
     """Neither weight decay nor the momentum of earlier steps may move another op."""
-    recipe = Distill(batch=6, sampling=sampling, weight_decay=0.1)
+    recipe = Distill(batch=6, paths_per_minibatch=1, sampling=sampling, weight_decay=0.1)
     block, cell = where
     trained = trainer(tiny, where, recipe)
     ops, layers = tiny.blocks[block].ops, tiny.blocks[block].cells[cell].layers
@@ -242,7 +249,9 @@ def test_cells_do_not_disturb_each_other(tiny: Space) -> None:
 def test_the_loss_of_an_easy_task_goes_down(tiny: Space) -> None:
     inputs, _ = window(1, 0, images=16)
     targets = np.full((16, 2, 2, 20), 0.5, np.float32)
-    cell = trainer(tiny, (1, 1), Distill(batch=8, learning_rate=0.05, decay=1.0))
+    cell = trainer(
+        tiny, (1, 1), Distill(batch=8, paths_per_minibatch=1, learning_rate=0.05, decay=1.0)
+    )
     losses = [loss for _ in range(20) for loss in epoch(cell, [(inputs, targets)])]
     assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:5])
 

@@ -28,6 +28,7 @@ Array = np.ndarray
 CUT = Cut(modules=("a", "b"), widths=(10, 20), sizes=(4, 2))
 PIXELS = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 RECIPE = Distill(
+    paths_per_minibatch=1,
     epochs=2,
     batch=4,
     learning_rate=0.01,
