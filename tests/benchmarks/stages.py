@@ -1,18 +1,21 @@
 """Where the time of the embedded default goes: its stages in plain Python, with their top costs.
 
 One thread, one process. Every stage runs once under torch's profiler; what a kernel costs is the
-time spent in it alone, as a share of what torch does in the stage.
+time spent in it alone, as a share of what torch does in the stage. `--rows` keeps the rows in a
+file, which another version of this project may show as its own `--before`.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dna_ray.config import Job
+from dna_ray.config import job_from_tree, put, setting
 from dna_ray.data import load_pictures
 from dna_ray.network.model import with_classes
 from dna_ray.planning.plan import recipe
@@ -43,10 +46,16 @@ def profiled(name: str, run: Callable[[], Any], rows: list[list[str]]) -> Any:
 def main() -> None:
     """Profile all stages and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("settings", nargs="*", help="SECTION.KEY=VALUE")
+    parser.add_argument("--rows", type=Path, help="where to keep the rows")
+    parser.add_argument("--before", type=Path, help="rows of an earlier version")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     plain.one_thread()
-    job, rows = Job(), list[list[str]]()
+    tree: dict[str, Any] = {}
+    for given in arguments.settings:
+        put(tree, *setting(given))
+    job, rows = job_from_tree(tree), list[list[str]]()
     space, pictures = load_space(job.space), load_pictures(job.data)
     windows = profiled(
         "pictures", lambda: plain.make_windows(pictures, job, space.resolution), rows
@@ -73,7 +82,7 @@ def main() -> None:
         "distill",
         lambda: {
             where: plain.distill(space, cut, pixels, boundaries, job, where).net
-            for where in space.cells
+            for where in plain.cells(space)
         },
         rows,
     )
@@ -88,7 +97,13 @@ def main() -> None:
             plain.rate(net, space.blocks[where[0]].ops, data)
 
     profiled("rate", rate, rows)
-    text = table(("stage", "s", "in torch", f"its top {TOP} costs (calls)"), rows)
+    if arguments.rows:
+        arguments.rows.write_text(json.dumps(rows))
+    header = ("stage", "s", "in torch", f"its top {TOP} costs (calls)")
+    text = table(header, rows)
+    if arguments.before:
+        before = json.loads(arguments.before.read_text())
+        text = f"Before:\n\n{table(header, before)}\n\nNow:\n\n{text}"
     title = f"Where the time goes (torch threads: {torch.get_num_threads()})"
     publish("stages", title, text, write=arguments.write)
 
