@@ -254,6 +254,7 @@ def test_a_cell_that_stops_does_not_poison_others(
         "cut": cut,
         "pixels": PIXELS,
         "stream": (job.seed, 1),
+        "beginnings": ((),),
         "plan": RankPlan(dict.fromkeys(space.cells, (0,)), (1.0,)),
         "windows": held,
         "count": len(taught),
