@@ -46,6 +46,7 @@ class Sketch:
     epochs: int = 3
     spread: float = 1.0  # of losses; at 0 all paths rate alike
     strategy: str = "concurrent"
+    loss: str = "mse"
 
 
 def make_run(where: str | Path, sketch: Sketch) -> RunFolder:
@@ -60,7 +61,7 @@ def make_run(where: str | Path, sketch: Sketch) -> RunFolder:
         "generations": sketch.generations,
         "limits": dict(sketch.limits),
         "features": {"images": 384, "window": 128},
-        "distill": {"epochs": 8, "strategy": sketch.strategy},
+        "distill": {"epochs": 8, "strategy": sketch.strategy, "loss": sketch.loss},
     }
     with patch("os.fsync"):  # it need not outlive a power cut
         run = RunFolder.create(where, job_to_toml(job_from_tree(tree)), 0, sketch.space)

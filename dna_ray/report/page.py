@@ -162,7 +162,7 @@ def _generation(run: Run, generation: Generation, *, folded: bool) -> Markup:
         sections.ratings_section(generation),
         truth.truth_section(generation, run.job.seed),
         sections.ops_section(generation),
-        training.cells_section(generation),
+        training.cells_section(generation, run.job.distill.loss),
         training.training_section(generation),
     ]
     return tag(

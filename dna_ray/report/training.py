@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from dna_ray.config import Loss
 from dna_ray.report import charts
 from dna_ray.report.html import Content, Markup, column, details, figure, table, tag
 from dna_ray.report.records import Curve, Generation
@@ -9,8 +10,14 @@ from dna_ray.report.records import Curve, Generation
 NETWORKS = {"teacher": "teacher, adapted", "found": "found network", "scaled": "its scaled copy"}
 
 
-def cells_section(generation: Generation) -> Markup | None:
-    """Loss curves of the cells while they learned the teacher's features."""
+_DISTANCES: dict[Loss, str] = {
+    "mse": "Mean squared distance from the teacher's features",
+    "relative_l1": "Mean distance from the teacher's features, in parts of their deviation",
+}
+
+
+def cells_section(generation: Generation, loss: Loss) -> Markup | None:
+    """Loss curves of the cells while they learned the teacher's features by a loss."""
     curves = generation.cell_curves
     if not curves:
         return None
@@ -34,9 +41,8 @@ def cells_section(generation: Generation) -> Markup | None:
         tag("h3", "Training of the cells"),
         tag(
             "p",
-            "Mean squared distance from the teacher's features, averaged over the steps of an "
-            "epoch, and below each chart the last of them. Every cell learns by itself; the "
-            "scales differ from block to block.",
+            f"{_DISTANCES[loss]}, averaged over the steps of an epoch, and below each chart the "
+            "last of them. Every cell learns by itself; the scales differ from block to block.",
         ),
         tag("div", panels, class_="grid"),
         _curve_table(

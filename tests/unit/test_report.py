@@ -214,6 +214,16 @@ def test_the_page_of_a_progressive_run_says_how_its_losses_are_meant(tmp_path: P
     assert "is proven" not in page
 
 
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [("mse", "Mean squared distance from"), ("relative_l1", "in parts of their deviation")],
+)
+def test_curves_of_cells_say_by_which_loss_they_learned(
+    tmp_path: Path, loss: str, words: str
+) -> None:
+    assert words in text_of(page_of(make_run(tmp_path / "run", Sketch(loss=loss))))
+
+
 def test_a_front_too_long_for_a_page_is_thinned_and_says_so(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
