@@ -185,7 +185,7 @@ def main() -> None:
             chosen = arguments.blocks or range(1, 1 + len(space.blocks))
             where = [w for w in plain.cells(space) if w[0] + 1 in chosen]
             tasks = [(recipe, seed, w, str(arguments.folder)) for seed in SEEDS for w in where]
-            results = pool.map(_measure, tasks, chunksize=len(where))
+            results = pool.map(_measure, tasks, chunksize=-(-len(where) // 2))
             resolution = _job(recipe, 0).resolution or space.resolution
             truth = f"{arguments.alone},resolution={resolution}".removeprefix(",")
             blocks = sorted({block for block, _ in where})
