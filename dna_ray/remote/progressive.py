@@ -11,9 +11,8 @@ from dna_ray.config import Rate
 from dna_ray.data.windows import minibatch
 from dna_ray.errors import noted
 from dna_ray.network.beginnings import Beginnings, build_beginnings
-from dna_ray.network.cell import build_cell
 from dna_ray.progressive import features_behind, rate_behind
-from dna_ray.remote.rating import rating_set
+from dna_ray.remote.rating import rating_set, trained_cell
 from dna_ray.remote.session import Session
 from dna_ray.remote.tasks import device, single_threaded, task
 from dna_ray.remote.windows import TaughtWindow
@@ -127,10 +126,7 @@ def _rate(
     *boundaries: Array,
 ) -> Array:
     (block, cell), half = where, len(boundaries) // 2
-    with torch.random.fork_rng(devices=[]):
-        net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
-    net.load_state_dict(state)
-    net.to(device()).to(memory_format=torch.channels_last)
+    net = trained_cell(space, cut, pixels, where, state)
     nets = _beginning(space, cut, pixels, beginning, before)
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
     with noted(f"block {block + 1}, cell {cell}"):

@@ -9,7 +9,7 @@ import torch
 from dna_ray.config import Rate
 from dna_ray.data.windows import minibatch
 from dna_ray.errors import noted
-from dna_ray.network.cell import build_cell
+from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.remote.metrics import observe
 from dna_ray.remote.session import Session
@@ -93,14 +93,26 @@ def _rate(
 ) -> Array:
     """The losses of all paths of one cell that begin with `op`."""
     block, cell = where
-    with torch.random.fork_rng(devices=[]):
-        net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
-    net.load_state_dict(state)
-    net.to(device()).to(memory_format=torch.channels_last)
+    net = trained_cell(space, cut, pixels, where, state)
     half = len(boundaries) // 2
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
     with noted(f"block {block + 1}, cell {cell}"):
         return np.array(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
+
+
+def trained_cell(
+    space: Space,
+    cut: Cut,
+    pixels: tuple[tuple[float, ...], tuple[float, ...]],
+    where: Where,
+    state: Mapping[str, torch.Tensor],
+) -> CellNet:
+    """A cell with its weights, on this task's device."""
+    block, cell = where
+    with torch.random.fork_rng(devices=[]):
+        net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
+    net.load_state_dict(state)
+    return net.to(device()).to(memory_format=torch.channels_last)
 
 
 def rating_set(inputs: Sequence[Array], targets: Sequence[Array], sizes: Rate) -> RatingSet:
