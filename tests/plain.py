@@ -13,14 +13,15 @@ from dna_ray.data.windows import minibatch
 from dna_ray.distill import CellTrainer
 from dna_ray.network.beginnings import Beginnings, cells_of
 from dna_ray.network.cell import CellNet, build_cell
-from dna_ray.network.model import TrainedModel, trained
+from dna_ray.network.model import TrainedModel, trained, with_classes
+from dna_ray.planning.plan import recipe
 from dna_ray.progressive import features_behind, rate_behind
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.retrain import PictureSet, Recipe, Trainer, logits_of, soft_labels
 from dna_ray.search import Beam, Selection, ratings_of
 from dna_ray.shards import alone
 from dna_ray.space import Beginning, CostTable, Op, Space, Where
-from dna_ray.teacher import Cut, Teacher, teach
+from dna_ray.teacher import Cut, Teacher, load_teacher, teach
 
 Array = np.ndarray
 Features = list[Array]  # boundaries 0..K of one window, (N, H, W, C)
@@ -55,6 +56,14 @@ def train(
     for _ in range(recipe.passes):
         trainer.train_pass()
     return trained(model.spec, module)
+
+
+def adapt(job: Job, data: PictureSet, classes: int) -> TrainedModel:
+    """The first teacher fitted to the labels."""
+    start = with_classes(load_teacher(job.teacher), classes)
+    config = job.adapt
+    adapting = recipe(job, config.passes, config.learning_rate, config.weight_decay)
+    return train(start, data, adapting, (job.seed, "adapt"))
 
 
 def teach_windows(

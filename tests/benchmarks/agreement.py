@@ -23,11 +23,11 @@ from scipy.stats import kendalltau
 from dna_ray.alone import train_alone
 from dna_ray.config import job_from_tree, put, setting
 from dna_ray.data import load_pictures
-from dna_ray.network.model import TrainedModel, load_model, save_model, with_classes
+from dna_ray.network.model import TrainedModel, load_model, save_model
 from dna_ray.randomness import generator
-from dna_ray.retrain import PictureSet, Recipe
+from dna_ray.retrain import PictureSet
 from dna_ray.space import cost_table, load_space
-from dna_ray.teacher import cut_teacher, load_teacher
+from dna_ray.teacher import cut_teacher
 from tests import plain
 from tests.benchmarks.report import publish, table
 
@@ -50,16 +50,7 @@ def _teacher(resolution: int, folder: Path) -> TrainedModel:
         job = _job("", 0)
         windows = plain.make_windows(load_pictures("solar"), job, resolution)
         data = PictureSet(windows.pictures["train"], windows.labels["train"], None)
-        recipe = Recipe(
-            passes=job.adapt.passes,
-            batch=job.retrain.batch,
-            shards=job.retrain.shards,
-            learning_rate=job.adapt.learning_rate,
-            weight_decay=job.adapt.weight_decay,
-            label_weight=job.retrain.label_weight,
-        )
-        start = with_classes(load_teacher("lite0"), 2)
-        file.write_bytes(save_model(plain.train(start, data, recipe, (0, "adapt"))))
+        file.write_bytes(save_model(plain.adapt(job, data, 2)))
     return load_model(file)
 
 

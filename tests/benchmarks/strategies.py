@@ -25,13 +25,13 @@ import torch
 from dna_ray.config import Job, Strategy
 from dna_ray.data import load_pictures
 from dna_ray.distill import CellTrainer
-from dna_ray.network.model import build_model, load_model, save_model, trained, with_classes
+from dna_ray.network.model import build_model, load_model, save_model, trained
 from dna_ray.planning.plan import default_limits, recipe
 from dna_ray.randomness import key
 from dna_ray.retrain import PictureSet
 from dna_ray.search import Selection, ratings_of, select
 from dna_ray.space import Architecture, Space, cost_table, load_space, network_spec
-from dna_ray.teacher import Cut, cut_teacher, load_teacher
+from dna_ray.teacher import Cut, cut_teacher
 from tests import plain
 from tests.benchmarks.report import publish, table
 from tests.benchmarks.truth.training import measures
@@ -86,10 +86,8 @@ def adapt(file: Path) -> None:
     """Fit the teacher to the labels, as a search does."""
     job, pictures = Job(), load_pictures("solar")
     windows = plain.make_windows(pictures, job, load_space(job.space).resolution)
-    start = with_classes(load_teacher(job.teacher), len(pictures.classes))
     data = PictureSet(windows.pictures["train"], windows.labels["train"], None)
-    adapting = recipe(job, job.adapt.passes, job.adapt.learning_rate, job.adapt.weight_decay)
-    file.write_bytes(save_model(plain.train(start, data, adapting, (job.seed, "adapt"))))
+    file.write_bytes(save_model(plain.adapt(job, data, len(pictures.classes))))
 
 
 @cache

@@ -69,6 +69,20 @@ def searching(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
             process.communicate(timeout=60)
 
 
+def answered(*words: str | Path) -> tuple[dict[str, Any], str]:
+    """What the command answers as JSON, and what it shows beside it."""
+    done = subprocess.run(
+        [COMMAND, *words, "--json", "--workers", "2"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    tree: dict[str, Any] = json.loads(done.stdout)
+    return tree, done.stderr
+
+
 def arguments(task: Path, out: Path) -> list[str | Path]:
     run = ("--out", out, "--generations", str(GENERATIONS), "--workers", "2", "--seed", "3")
     return [*tiny.words(task), *run]

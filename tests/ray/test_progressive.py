@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from dna_ray.search import Selection
 from dna_ray.space import load_space
 from dna_ray.teacher import load_teacher
 from tests import plain, tiny
-from tests.ray.command import COMMAND
+from tests.ray.command import answered
 
 SETTINGS = (
     "distill.strategy=progressive_b",
@@ -37,16 +36,8 @@ def searched(task_files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     """What the command says of a search by strategy B."""
     run = tmp_path_factory.mktemp("progressive") / "run"
     settings = [part for text in SETTINGS for part in ("--set", text)]
-    words = [*tiny.words(task_files), *settings, "--no-adapt-teacher", "--workers", "2"]
-    done = subprocess.run(
-        [COMMAND, "search", "--json", "--out", run, *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    tree: dict[str, Any] = json.loads(done.stdout)
+    words = [*tiny.words(task_files), *settings, "--no-adapt-teacher"]
+    tree, _ = answered("search", "--out", run, *words)
     return tree
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from dna_ray.search import Ratings, read_ratings
 from dna_ray.study import Study
 from dna_ray.teacher import Cut, cut_teacher
 from tests import plain
-from tests.ray.command import COMMAND, SNAPSHOT, Finished
+from tests.ray.command import SNAPSHOT, Finished, answered
 
 Array = np.ndarray
 
@@ -33,16 +32,7 @@ ALL = ("--generation", "1", "--seeds", "2", "--fractions", "0.5", "--checkpoints
 
 
 def stability(run: Path, *words: str) -> tuple[dict[str, Any], str]:
-    done = subprocess.run(
-        [COMMAND, "stability", run, "--json", "--workers", "2", *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    tree: dict[str, Any] = json.loads(done.stdout)
-    return tree, done.stderr
+    return answered("stability", run, *words)
 
 
 def begun(shown: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,11 @@ from dna_ray.ranking import read_trainings
 from dna_ray.space import Op
 from dna_ray.teacher import cut_teacher
 from tests import plain
-from tests.ray.command import COMMAND, Finished
+from tests.ray.command import Finished, answered
 
 
 def verify(run: Path, *words: str) -> tuple[dict[str, Any], str]:
-    done = subprocess.run(
-        [COMMAND, "verify", run, "--json", "--workers", "2", *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    tree: dict[str, Any] = json.loads(done.stdout)
-    return tree, done.stderr
+    return answered("verify", run, *words)
 
 
 @pytest.fixture(scope="module")

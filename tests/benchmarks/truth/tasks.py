@@ -15,12 +15,11 @@ from PIL import Image
 from dna_ray.config import Features, Job
 from dna_ray.data import load_pictures
 from dna_ray.errors import UserError
-from dna_ray.network.model import TrainedModel, load_model, save_model, with_classes
+from dna_ray.network.model import TrainedModel, load_model, save_model
 from dna_ray.randomness import generator
 from dna_ray.retrain import PictureSet, Recipe
 from dna_ray.space import Space, load_space
 from dna_ray.storage import write_whole
-from dna_ray.teacher import load_teacher
 from tests import plain
 
 Array = np.ndarray
@@ -157,16 +156,7 @@ def teacher(task: Task, folder: Path) -> tuple[TrainedModel, float]:
         pictures, labels = np.concatenate(drawn.pictures["train"]), drawn.labels["train"]
         shown = min(ADAPTATION, len(labels) // task.views * job.features.views)
         data = PictureSet([pictures[:shown]], labels[:shown], None)
-        adapt = Recipe(
-            passes=job.adapt.passes,
-            batch=job.retrain.batch,
-            shards=job.retrain.shards,
-            learning_rate=job.adapt.learning_rate,
-            weight_decay=job.adapt.weight_decay,
-            label_weight=job.retrain.label_weight,
-        )
-        start = with_classes(load_teacher("lite0"), task.classes)
-        adapted = save_model(plain.train(start, data, adapt, (0, "adapt")))
+        adapted = save_model(plain.adapt(job, data, task.classes))
         write_whole(clock, f"{time.process_time() - begin:.1f}\n".encode())
         write_whole(file, adapted)
     return load_model(file), float(clock.read_text())
