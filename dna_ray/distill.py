@@ -12,7 +12,6 @@ networks of its own for them, which are trained with it.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -24,6 +23,7 @@ from dna_ray.config import Distill
 from dna_ray.data.windows import minibatch
 from dna_ray.network.beginnings import Beginnings, build_beginnings
 from dna_ray.network.cell import CellNet, build_cell
+from dna_ray.network.precision import autocast
 from dna_ray.randomness import generator, key
 from dna_ray.shards import Exchange, alone, averaged, running_statistics
 from dna_ray.space import Beginning, Op, Space
@@ -132,10 +132,7 @@ class CellTrainer:
             module: (list(module.parameters()), running_statistics(module))
             for module in self.net.choices()
         }
-        kind = torch.device(device).type
-        self._precision: AbstractContextManager[Any] = (
-            torch.autocast(kind, torch.bfloat16) if kind == "cuda" else nullcontext()
-        )
+        self._precision = autocast(device)
         # Adam passes over parameters without a gradient, so the weight decay of a step never
         # reaches the ops that its paths did not take. Fused, it takes a third of the time.
         blocks = {block: [self.net], **self.before.by_block()}
@@ -224,14 +221,23 @@ class CellTrainer:
         return loss
 
     def _backward(self, paths: Sequence[Path], x: Tensor, y: Tensor) -> Tensor:
-        """The loss of one shard, after its gradients. On a GPU the cell computes in bfloat16."""
+        """The loss of one shard, after its gradients. On a GPU the cell computes in bfloat16.
+
+        What comes before the first layer is run once for all paths, forth and back; of the paths
+        themselves one at a time is held.
+        """
+        with self._precision:
+            begun = self.net.stem(self.before(x, self._beginning))
+        read = begun.detach().requires_grad_(begun.requires_grad)
         losses = []
         for path in paths:
             with self._precision:
-                features = self.net(self.before(x, self._beginning), path)
+                features = self.net.layered(read, path)
             loss = self._loss(features.float(), y)
             loss.backward(self._weight)
             losses.append(loss.detach())
+        if begun.requires_grad:
+            begun.backward(read.grad)
         return sum(losses[1:], losses[0]) * self._weight
 
     def _trouble(self, loss: float) -> str:

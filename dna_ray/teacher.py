@@ -7,6 +7,7 @@ block, every cell and every epoch. (The authors' release runs it in training mod
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -29,6 +30,7 @@ from dna_ray.network.model import (
     read_safetensors,
     trained,
 )
+from dna_ray.network.precision import autocast
 
 Array = np.ndarray
 
@@ -53,27 +55,34 @@ class Cut:
 
 
 class Teacher:
-    """A trained model in evaluation mode that also returns its features at a cut."""
+    """A trained model in evaluation mode that also returns its features at a cut.
+
+    On a GPU it computes features in bfloat16. What is not cut is there to be measured, and computes
+    in float32.
+    """
 
     def __init__(self, model: TrainedModel, cut: Cut, device: torch.device | str = "cpu") -> None:
         self._module = model.build().to(device)
         self.device = device
         self._features: dict[str, Tensor] = {}
         self._cut = cut
+        self._precision = autocast(device) if cut.modules else nullcontext()
         for name in cut.modules:
             self._module.get_submodule(name).register_forward_hook(self._keep(name))
 
     def _keep(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._features[name] = output.clone()  # what follows may work in place
+            # A copy, as what follows may work in place.
+            self._features[name] = output.to(torch.float32, copy=True)
 
         return hook
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> tuple[list[Tensor], Tensor]:
         """Pixels (B, 3, H, W) to boundaries 1..K, (B, C, H, W) each, and logits (B, classes)."""
-        logits = self._module(pictures)
-        return [self._features.pop(name) for name in self._cut.modules], logits
+        with self._precision:
+            logits = self._module(pictures)
+        return [self._features.pop(name) for name in self._cut.modules], logits.float()
 
 
 def teach(teacher: Teacher, pictures: Array) -> tuple[list[Array], Array]:

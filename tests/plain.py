@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from dna_ray.config import Job
-from dna_ray.data import Pictures
+from dna_ray.data import Pictures, load_pictures
 from dna_ray.data.schedule import draw, schedule
 from dna_ray.data.windows import minibatch
 from dna_ray.distill import CellTrainer
@@ -66,6 +66,14 @@ def adapt(job: Job, data: PictureSet, classes: int) -> TrainedModel:
     return train(start, data, adapting, (job.seed, "adapt"))
 
 
+def adapted(job: Job, resolution: int) -> TrainedModel:
+    """The first teacher fitted to the labels of the job's own pictures."""
+    pictures = load_pictures(job.data)
+    windows = make_windows(pictures, job, resolution)
+    data = PictureSet(windows.pictures["train"], windows.labels["train"], None)
+    return adapt(job, data, len(pictures.classes))
+
+
 def teach_windows(
     teacher: TrainedModel, cut: Cut, windows: Sequence[Array]
 ) -> list[tuple[Features, Array]]:
@@ -75,6 +83,17 @@ def teach_windows(
         boundaries, logits = teach(network, window)
         taught.append(([window, *boundaries], logits))
     return taught
+
+
+def teach_cells(
+    teacher: TrainedModel, cut: Cut, windows: Windows, job: Job
+) -> tuple[list[Features], list[Features]]:
+    """Boundaries 0..K of the windows from which cells learn, and of those that rate them."""
+    sizes = np.cumsum([len(window) for window in windows.pictures["train"]])
+    shown = 1 + int(np.searchsorted(sizes, job.features.images))
+    parts = (windows.pictures["train"][:shown], windows.pictures["rating"])
+    learnt, rating = ([f for f, _ in teach_windows(teacher, cut, part)] for part in parts)
+    return learnt, rating
 
 
 def distill(

@@ -41,7 +41,10 @@ class CellNet(nn.Module):
 
     def forward(self, x: Tensor, path: Sequence[Op]) -> Tensor:
         """Boundary k-1 (B, C, H, W) through one path to the student's boundary k."""
-        x = self.stem(x)
+        return self.layered(self.stem(x), path)
+
+    def layered(self, x: Tensor, path: Sequence[Op]) -> Tensor:
+        """What the stem emits (B, C, H, W) through the layers of one path."""
         for layer, op in enumerate(path):
             x = self.op(layer, op)(x)
         return x

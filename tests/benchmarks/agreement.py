@@ -25,7 +25,6 @@ from dna_ray.config import job_from_tree, put, setting
 from dna_ray.data import load_pictures
 from dna_ray.network.model import TrainedModel, load_model, save_model
 from dna_ray.randomness import generator
-from dna_ray.retrain import PictureSet
 from dna_ray.space import cost_table, load_space
 from dna_ray.teacher import cut_teacher
 from tests import plain
@@ -47,10 +46,7 @@ def _teacher(resolution: int, folder: Path) -> TrainedModel:
     """lite0 fitted to the labels as `dna-ray search` does it with seed 0, kept in `folder`."""
     file = folder / f"teacher-{resolution}.safetensors"
     if not file.exists():
-        job = _job("", 0)
-        windows = plain.make_windows(load_pictures("solar"), job, resolution)
-        data = PictureSet(windows.pictures["train"], windows.labels["train"], None)
-        file.write_bytes(save_model(plain.adapt(job, data, 2)))
+        file.write_bytes(save_model(plain.adapted(_job("", 0), resolution)))
     return load_model(file)
 
 
@@ -61,11 +57,7 @@ def _features(recipe: str, seed: int, folder: Path) -> tuple[list[Any], list[Any
     teacher = _teacher(resolution, folder)
     cut = cut_teacher(teacher, space.reductions, resolution)
     windows = plain.make_windows(load_pictures("solar"), job, resolution)
-    sizes = np.cumsum([len(w) for w in windows.pictures["train"]])
-    count = 1 + int(np.searchsorted(sizes, job.features.images))
-    taught = plain.teach_windows(teacher, cut, windows.pictures["train"][:count])
-    held_out = plain.teach_windows(teacher, cut, windows.pictures["rating"])
-    return [f for f, _ in taught], [f for f, _ in held_out]
+    return plain.teach_cells(teacher, cut, windows, job)
 
 
 _cache: dict[tuple[str, int], Any] = {}
@@ -78,7 +70,6 @@ def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
     if file.exists():
         kept: dict[str, Any] = json.loads(file.read_text())
         return kept
-    plain.one_thread()
     job = _job(recipe, seed)
     space = load_space(job.space)
     resolution = job.resolution or space.resolution
@@ -119,7 +110,6 @@ def _alone(task: tuple[str, int, str]) -> tuple[list[int], list[list[float]]]:
     if file.exists():
         rows, losses = json.loads(file.read_text())
         return rows, losses
-    plain.one_thread()
     job = _job(recipe, 0)
     space = load_space(job.space)
     resolution = job.resolution or space.resolution
@@ -166,11 +156,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
+    plain.one_thread()
     for recipe in arguments.recipes:
         job = _job(recipe, 0)
         _teacher(job.resolution or load_space(job.space).resolution, arguments.folder)
     rows = []
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(2, plain.one_thread) as pool:
         for recipe in arguments.recipes:
             space = load_space(_job(recipe, 0).space)
             chosen = arguments.blocks or range(1, 1 + len(space.blocks))

@@ -1,14 +1,16 @@
 """Where the time of the embedded default goes: its stages in plain Python, with their top costs.
 
-One thread, one process. Every stage runs once under torch's profiler; what a kernel costs is the
-time spent in it alone, as a share of what torch does in the stage. `--rows` keeps the rows in a
-file, which another version of this project may show as its own `--before`.
+One thread, one process. Every stage runs once under torch's profiler, a cell at a time; what a
+kernel costs is the time spent in it alone, as a share of what torch does in the stage. `--rows`
+keeps the rows in a file, which another version of this project may show as its own `--before`.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from dna_ray.config import job_from_tree, put, setting
 from dna_ray.data import load_pictures
+from dna_ray.network.cell import CellNet
 from dna_ray.network.model import with_classes
 from dna_ray.planning.plan import recipe
 from dna_ray.retrain import PictureSet
@@ -28,19 +31,23 @@ from tests.benchmarks.report import publish, table
 TOP = 4
 
 
-def profiled(name: str, run: Callable[[], Any], rows: list[list[str]]) -> Any:
-    """Run a stage and add a row on it."""
-    start = time.perf_counter()
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        result = run()
-    seconds = time.perf_counter() - start
-    found = profiler.key_averages()
-    total = sum(event.self_cpu_time_total for event in found)
-    top = sorted(found, key=lambda event: -event.self_cpu_time_total)[:TOP]
-    costs = ", ".join(f"{e.key} {e.self_cpu_time_total / total:.0%} ({e.count:,})" for e in top)
-    rows.append([name, f"{seconds:.1f}", f"{total / 1e6 / seconds:.0%}", costs])
+def profiled(name: str, parts: Iterable[Callable[[], Any]], rows: list[list[str]]) -> list[Any]:
+    """Run the parts of a stage, each under a profiler of its own, and add a row on all."""
+    results, seconds, costs = [], 0.0, Counter[str]()
+    calls: Counter[str] = Counter()
+    for part in parts:
+        start = time.perf_counter()
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            results.append(part())
+            seconds += time.perf_counter() - start
+        for event in profiler.key_averages():
+            costs[event.key] += event.self_cpu_time_total
+            calls[event.key] += event.count
+    total = sum(costs.values())
+    top = [f"{key} {cost / total:.0%} ({calls[key]:,})" for key, cost in costs.most_common(TOP)]
+    rows.append([name, f"{seconds:.1f}", f"{total / 1e6 / seconds:.0%}", ", ".join(top)])
     print(rows[-1], flush=True)
-    return result
+    return results
 
 
 def main() -> None:
@@ -57,46 +64,35 @@ def main() -> None:
         put(tree, *setting(given))
     job, rows = job_from_tree(tree), list[list[str]]()
     space, pictures = load_space(job.space), load_pictures(job.data)
-    windows = profiled(
-        "pictures", lambda: plain.make_windows(pictures, job, space.resolution), rows
+    (windows,) = profiled(
+        "pictures", [lambda: plain.make_windows(pictures, job, space.resolution)], rows
     )
     start = with_classes(load_teacher(job.teacher), len(pictures.classes))
     data = PictureSet(windows.pictures["train"], windows.labels["train"], None)
     adapting = recipe(job, 1, job.adapt.learning_rate, job.adapt.weight_decay)
-    teacher = profiled(
-        "adapt, a pass", lambda: plain.train(start, data, adapting, (0, "adapt")), rows
+    (teacher,) = profiled(
+        "adapt, a pass", [lambda: plain.train(start, data, adapting, (0, "adapt"))], rows
     )
     cut = cut_teacher(teacher, space.reductions, space.resolution)
-    count = -(-job.features.images // job.features.window)
-    taught, held_out = profiled(
-        "features",
-        lambda: [
-            plain.teach_windows(teacher, cut, part)
-            for part in (windows.pictures["train"][:count], windows.pictures["rating"])
-        ],
-        rows,
+    ((taught, held_out),) = profiled(
+        "features", [lambda: plain.teach_cells(teacher, cut, windows, job)], rows
     )
     pixels = (teacher.spec.mean, teacher.spec.std)
-    boundaries = [features for features, _ in taught]
-    cells = profiled(
+    cells = list(plain.cells(space))
+    trainers = profiled(
         "distill",
-        lambda: {
-            where: plain.distill(space, cut, pixels, boundaries, job, where).net
-            for where in plain.cells(space)
-        },
+        (partial(plain.distill, space, cut, pixels, taught, job, where) for where in cells),
         rows,
     )
     first = job.rate.recalibration
-    features = [f for f, _ in held_out]
 
-    def rate() -> None:
-        for where, net in cells.items():
-            data = plain.rating_set(
-                features, where[0], first, slice(first, first + job.rate.images)
-            )
-            plain.rate(net, space.blocks[where[0]].ops, data)
+    def rate(block: int, net: CellNet) -> list[float]:
+        rows = slice(first, first + job.rate.images)
+        data = plain.rating_set(held_out, block, first, rows)
+        return plain.rate(net, space.blocks[block].ops, data)
 
-    profiled("rate", rate, rows)
+    trained = zip(cells, trainers, strict=True)
+    profiled("rate", (partial(rate, block, cell.net) for (block, _), cell in trained), rows)
     if arguments.rows:
         arguments.rows.write_text(json.dumps(rows))
     header = ("stage", "s", "in torch", f"its top {TOP} costs (calls)")

@@ -84,10 +84,8 @@ class Task:
 
 def adapt(file: Path) -> None:
     """Fit the teacher to the labels, as a search does."""
-    job, pictures = Job(), load_pictures("solar")
-    windows = plain.make_windows(pictures, job, load_space(job.space).resolution)
-    data = PictureSet(windows.pictures["train"], windows.labels["train"], None)
-    file.write_bytes(save_model(plain.adapt(job, data, len(pictures.classes))))
+    job = Job()
+    file.write_bytes(save_model(plain.adapted(job, load_space(job.space).resolution)))
 
 
 @cache
@@ -97,11 +95,7 @@ def task(file: Path) -> Task:
     space = load_space(job.space)
     windows = plain.make_windows(load_pictures("solar"), job, space.resolution)
     cut = cut_teacher(teacher, space.reductions, space.resolution)
-    count = -(-job.features.images // job.features.window)
-    taught, held_out = (
-        [features for features, _ in plain.teach_windows(teacher, cut, part)]
-        for part in (windows.pictures["train"][:count], windows.pictures["rating"])
-    )
+    taught, held_out = plain.teach_cells(teacher, cut, windows, job)
     pixels = (teacher.spec.mean, teacher.spec.std)
     soft = plain.soft(teacher, windows.pictures["train"])
     return Task(cut, pixels, windows, taught, held_out, soft)

@@ -49,11 +49,7 @@ def planned(folder: Path) -> Plan:
 def expected(plan: Plan) -> Selection:
     """The search in plain Python."""
     windows, job = plain.make_windows(plan.pictures, plan.job, plan.resolution), plan.job
-    count = -(-job.features.images // job.features.window)
-    taught, held_out = (
-        [boundaries for boundaries, _ in plain.teach_windows(plan.teacher, plan.cut, part)]
-        for part in (windows.pictures["train"][:count], windows.pictures["rating"])
-    )
+    taught, held_out = plain.teach_cells(plan.teacher, plan.cut, windows, job)
     return plain.progressive(
         plan.space, plan.cut, plan.pixels, taught, held_out, job, plan.table, plan.limits
     )

@@ -285,6 +285,15 @@ def test_the_loss_is_the_mean_over_paths(
     assert cell.train_window(0, inputs, targets) == [pytest.approx(np.mean(errors), rel=1e-5)]
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_stem_runs_once_for_all_paths_of_a_minibatch(tiny: Space, shards: int) -> None:
+    cell = trainer(tiny, (0, 1), Distill(batch=10, paths_per_minibatch=3, shards=shards))
+    runs: list[int] = []
+    cell.net.stem.register_forward_hook(lambda _, given, __: runs.append(len(given[0])))
+    cell.train_window(0, *window(0, 3))
+    assert runs == [10 // shards] * shards
+
+
 def test_relative_l1_of_a_teacher_that_does_not_vary_stops_the_cell(tiny: Space) -> None:
     cell, (inputs, targets) = (
         trainer(tiny, recipe=replace(RECIPE, loss="relative_l1")),
@@ -433,7 +442,8 @@ def naive_trace(
 
 
 @pytest.mark.parametrize(
-    ("where", "paths", "shards"), [((0, 1), 1, 1), ((1, 1), 1, 1), ((1, 1), 2, 1), ((0, 1), 2, 2)]
+    ("where", "paths", "shards"),
+    [((0, 1), 1, 1), ((1, 1), 1, 1), ((1, 1), 2, 1), ((0, 1), 3, 1), ((0, 1), 2, 2)],
 )
 def test_twenty_steps_are_those_of_a_loop_written_out(
     tiny: Space, where: tuple[int, int], paths: int, shards: int

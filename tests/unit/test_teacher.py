@@ -203,6 +203,24 @@ def lite0() -> TrainedModel:
     return load_teacher("lite0")
 
 
+def test_a_teacher_may_compute_in_half_precision(
+    lite0: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; what it gives is float32, and what is not cut is measured in float32."""
+    model, x = lite0, pictures(4, 64)
+    cut = cut_teacher(model, DEMO, 64)
+    whole, logits = Teacher(model, cut)(x)
+    half = torch.autocast("cpu", torch.bfloat16)
+    monkeypatch.setattr("dna_ray.teacher.autocast", lambda _: half)
+    features, others = Teacher(model, cut)(x)
+    for one, other in zip([*whole, logits], [*features, others], strict=True):
+        assert other.dtype == torch.float32
+        assert not torch.equal(one, other)
+        assert (one - other).std() < 0.1 * one.std()
+    _, uncut = Teacher(model, Cut(modules=(), widths=(), sizes=()))(x)
+    assert torch.equal(uncut, logits)
+
+
 def test_lite0_names_photographs(lite0: TrainedModel) -> None:
     package = find_spec("foolbox")
     assert package is not None
