@@ -57,10 +57,7 @@ def rating(task: Task, names: Names, seed: int, folder: Path) -> list[Score]:
     job, shape, drawn = Job(seed=seed), space(), windows(task, seed, folder)
     start = time.process_time()
     cut = cut_teacher(model, shape.reductions, task.resolution)
-    sizes = np.cumsum([len(window) for window in drawn.pictures["train"]])
-    count = 1 + int(np.searchsorted(sizes, job.features.images))
-    taught = [f for f, _ in plain.teach_windows(model, cut, drawn.pictures["train"][:count])]
-    held_out = [f for f, _ in plain.teach_windows(model, cut, drawn.pictures["rating"])]
+    taught, held_out = plain.teach_cells(model, cut, drawn, job)
     first, images = job.rate.recalibration, job.rate.images
     losses: dict[tuple[int, int, str], float] = {}
     for block, cell in shape.cells:
