@@ -55,7 +55,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("settings", nargs="*", help="SECTION.KEY=VALUE")
     parser.add_argument("--rows", type=Path, help="where to keep the rows")
-    parser.add_argument("--before", type=Path, help="rows of an earlier version")
+    parser.add_argument(
+        "--before", type=Path, help="rows of an earlier version, which it is named after"
+    )
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     plain.one_thread()
@@ -95,13 +97,18 @@ def main() -> None:
     profiled("rate", (partial(rate, block, cell.net) for (block, _), cell in trained), rows)
     if arguments.rows:
         arguments.rows.write_text(json.dumps(rows))
+    show(rows, arguments.before, write=arguments.write)
+
+
+def show(rows: list[list[str]], earlier: Path | None, *, write: bool) -> None:
+    """Publish the rows, behind those of an earlier version where a file has them."""
     header = ("stage", "s", "in torch", f"its top {TOP} costs (calls)")
     text = table(header, rows)
-    if arguments.before:
-        before = json.loads(arguments.before.read_text())
-        text = f"Before:\n\n{table(header, before)}\n\nNow:\n\n{text}"
+    if earlier:
+        before = table(header, json.loads(earlier.read_text()))
+        text = f"Before ({earlier.stem}, the same job):\n\n{before}\n\nNow:\n\n{text}"
     title = f"Where the time goes (torch threads: {torch.get_num_threads()})"
-    publish("stages", title, text, write=arguments.write)
+    publish("stages", title, text, write=write)
 
 
 if __name__ == "__main__":
