@@ -82,8 +82,16 @@ def command(
         from dna_ray.report.plots import check_plot_file
 
         check_plot_file(plot)
+    table = load_ratings(ratings)
+    if table.progressive:
+        click.echo(
+            "the sums that follow are not losses of architectures: these paths were rated behind "
+            f"beginnings (distill.strategy={table.metadata['method']}), each by the least that it "
+            "had; for other limits, search again",
+            err=True,
+        )
     found = select(
-        load_ratings(ratings),
+        table,
         bounds,
         top=top,
         diverse=diverse,

@@ -29,7 +29,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,7 +61,7 @@ class RunFolder:
         seed: int,
         space: str | None = None,
         inputs: Mapping[str, str] | None = None,
-    ) -> "RunFolder":
+    ) -> Self:
         """Make a new run folder; raises UserError where something is in the way.
 
         `where` is a path or a URI. `inputs` are the fingerprints of what the run reads from
@@ -93,7 +93,7 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, where: str | Path) -> "RunFolder":
+    def open(cls, where: str | Path) -> Self:
         """Open a run folder to go on with it; raises UserError for any other folder."""
         place = Place.of(where)
         file = place / _MANIFEST

@@ -79,9 +79,10 @@ def rate_block(
     shape = space.blocks[block]
     session.view.stage("rate", len(weights) * len(beginnings), "cells behind beginnings")
     boundaries = [window.boundaries[number] for number in (0, block + 1) for window in windows]
+    stored = {id(state): ray.put(state) for state in before.values()}  # B's are the same for all
     refs = {}
     for cell in sorted(weights, key=lambda cell: -shape.count(cell)):
-        states = ray.put(weights[cell]), ray.put(before[cell])
+        states = ray.put(weights[cell]), stored[id(before[cell])]
         run = task(_rate, name=f"rate block {block + 1}, cell {cell}", **resources)
         for number, beginning in enumerate(beginnings):
             settings = (space, cut, pixels, (block, cell), beginning, *states, sizes)

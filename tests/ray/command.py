@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from dna_ray.rundir import RunFolder
 from tests import tiny
 
 COMMAND = Path(sys.executable).with_name("dna-ray")
@@ -49,6 +50,21 @@ class Finished:
 
     def folder(self, generation: int) -> Path:
         return self.run / f"generation-{generation}"
+
+
+class EnoughError(Exception):
+    """What is looked for has been made."""
+
+
+class UpTo(RunFolder):
+    """A run folder that stops the search once a record is written."""
+
+    last: str | None = None
+
+    def write(self, name: str, data: bytes) -> None:
+        super().write(name, data)
+        if name == self.last:
+            raise EnoughError
 
 
 @contextmanager

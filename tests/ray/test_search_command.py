@@ -37,11 +37,7 @@ from dna_ray.space.costs import cost_table
 from dna_ray.teacher import cut_teacher
 from dna_ray_cli.search import command
 from tests import plain
-from tests.ray.command import (
-    MOMENTS,
-    SNAPSHOT,
-    Finished,
-)
+from tests.ray.command import MOMENTS, SNAPSHOT, EnoughError, Finished, UpTo
 
 _FEATURES = ["pictures", "features"]
 
@@ -89,12 +85,10 @@ def test_teacher_and_cells_are_those_of_plain_python(finished: Finished, plan: P
     )
 
     cut = cut_teacher(teacher, plan.space.reductions, plan.resolution)
-    count = -(-job.features.images // job.features.window)
-    taught = plain.teach_windows(teacher, cut, windows.pictures["train"][:count])
-    boundaries = [features for features, _ in taught]
+    taught, _ = plain.teach_cells(teacher, cut, windows, job)
     cells = load_file(finished.folder(1) / "cells.safetensors")
     for block, cell in plain.cells(plan.space):
-        net = plain.distill(plan.space, cut, plan.pixels, boundaries, job, (block, cell)).net
+        net = plain.distill(plan.space, cut, plan.pixels, taught, job, (block, cell)).net
         for name, value in net.state_dict().items():
             assert np.array_equal(cells[f"block-{block + 1}-cell-{cell}/{name}"], value.numpy())
 
@@ -220,10 +214,6 @@ def test_a_second_search_on_a_folder_is_refused(copy: Path) -> None:
 # while all processes of an undisturbed search stood still, are what kills would have left.
 
 
-class EnoughError(Exception):
-    """What is looked for has been made."""
-
-
 class Heard(Silent):
     """A view that remembers the stages and stops the search after the last of them."""
 
@@ -237,23 +227,11 @@ class Heard(Silent):
             raise EnoughError
 
 
-class UpTo(RunFolder):
-    """A run folder that stops the search once a record is written."""
-
-    last: str | None = None
-
-    def write(self, name: str, data: bytes) -> None:
-        super().write(name, data)
-        if name == self.last:
-            raise EnoughError
-
-
 def resume(
     session: Session, plan: Plan, folder: Path, stages: list[str], record: str | None, workers: int
 ) -> list[str]:
     """Go on with a copy of a run folder until that record is made or those stages are reached."""
     run = UpTo.open(folder)
-    assert isinstance(run, UpTo)
     run.last = record
     heard = Heard(stages, record is not None)
     with pytest.raises(EnoughError):

@@ -68,9 +68,8 @@ class Pure:
         self.teacher = load_model(run / "teacher.safetensors")
         self.cut: Cut = cut_teacher(self.teacher, plan.space.reductions, plan.resolution)
         windows = plain.make_windows(plan.pictures, job, plan.resolution)
-        self.count = -(-job.features.images // job.features.window)
-        self.taught = self._teach(windows.pictures["train"][: self.count])
-        self.held_out = self._teach(windows.pictures["rating"])
+        self.taught, self.held_out = plain.teach_cells(self.teacher, self.cut, windows, job)
+        self.count = len(self.taught)
 
     def _teach(self, windows: Sequence[Array]) -> list[plain.Features]:
         return [f for f, _ in plain.teach_windows(self.teacher, self.cut, windows)]

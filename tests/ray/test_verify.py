@@ -38,13 +38,9 @@ def test_paths_alone_are_those_of_plain_python(verified: Path, plan: Plan) -> No
     teacher = load_model(verified / "teacher.safetensors")
     cut = cut_teacher(teacher, plan.space.reductions, plan.resolution)
     windows = plain.make_windows(plan.pictures, job, plan.resolution)
-    count = -(-job.features.images // job.features.window)
-    taught = plain.teach_windows(teacher, cut, windows.pictures["train"][:count])
-    held_out = plain.teach_windows(teacher, cut, windows.pictures["rating"])
+    taught, held_out = plain.teach_cells(teacher, cut, windows, job)
     first = job.rate.recalibration
-    data = plain.rating_set(
-        [features for features, _ in held_out], 1, first, slice(first, first + job.rate.images)
-    )
+    data = plain.rating_set(held_out, 1, first, slice(first, first + job.rate.images))
     losses = read_trainings(verified / "generation-1" / "alone.parquet")
     assert len(losses) == 4
     for training, loss in losses.items():
@@ -57,8 +53,8 @@ def test_paths_alone_are_those_of_plain_python(verified: Path, plan: Plan) -> No
             (1, training.cell),
             tuple(map(Op.parse, training.ops.split(","))),
             (job.seed, 1, "alone", 1),
-            [(features[1], features[2]) for features, _ in taught],
-            count,
+            [(features[1], features[2]) for features in taught],
+            len(taught),
             data,
         )
 

@@ -76,6 +76,17 @@ def test_the_best_within_limits_of_a_table_made_by_hand(
     assert {"dna-ray", "numpy", "scipy"} <= certificate["versions"].keys()
 
 
+@pytest.mark.parametrize("method", ["dna", "progressive_a"])
+def test_sums_of_what_was_rated_progressively_are_not_called_losses(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ratings = replace(ratings_at_random(load_space("demo"), 2, 0), metadata={"method": method})
+    pq.write_table(to_arrow(ratings), tmp_path / "ratings.parquet")
+    status, _, err = run(capsys, "select", tmp_path / "ratings.parquet")
+    assert status == 0
+    assert ("distill.strategy=progressive_a" in err) == (method != "dna")
+
+
 def test_several_limits_hold_together(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = answer(capsys, table, "--max", "macs=0.008K", "--max", "ms=1.6")
     assert tree["architecture"] == "a,a/1"
