@@ -7,6 +7,7 @@ space.toml             the space, where it is the user's own
 manifest.json          versions, seed, fingerprints of what is read from elsewhere, checksums of all
                        records, and of every stage its state (begun or done) and its seconds
 log.txt                traces of failures
+pictures.json          which pictures cannot be read and are left out
 working/               checkpoints of the stage at work; gone when the run is finished
 teacher.safetensors    the first teacher as adapted to the task
 generation-N/          cells.safetensors, ratings.parquet, front.parquet, architecture.json,

@@ -12,6 +12,7 @@ and what one of them has found is kept: after a change of the engine, remove the
 import argparse
 import json
 import multiprocessing
+import tempfile
 import time
 from itertools import combinations
 from pathlib import Path
@@ -150,7 +151,8 @@ def main() -> None:
     """Measure the recipes named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="*", default=[""], help="KEY=VALUE,... each")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/dna-ray-agreement"))
+    default = Path(tempfile.gettempdir()) / "dna-ray-agreement"
+    parser.add_argument("--folder", type=Path, default=default)
     parser.add_argument("--alone", default="", help="the recipe of paths trained alone")
     parser.add_argument("--blocks", type=int, nargs="*", help="only these, 1-based")
     parser.add_argument("--write", action="store_true")
