@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from dna_ray.data.windows import minibatch
+from dna_ray.data.windows import batches
 from dna_ray.errors import UserError
 from dna_ray.randomness import generator
 from dna_ray.shards import Exchange, mean_gradients, running_statistics
@@ -23,7 +23,6 @@ from dna_ray.shards import Exchange, mean_gradients, running_statistics
 Array = np.ndarray
 
 WARMUP = 0.1
-_EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +218,7 @@ def logits_of(module: nn.Module, windows: Sequence[Array]) -> Array:
     module.eval()
     parts = []
     for window in windows:
-        pixels = minibatch(window, np.arange(len(window)))
-        parts += [module(chunk).numpy() for chunk in pixels.split(_EVALUATION_BATCH)]
+        parts += [module(batch).numpy() for batch in batches(window)]
     return np.concatenate(parts)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dna_ray.data import package_folder
-from dna_ray.data.windows import minibatch
+from dna_ray.data.windows import batches
 from dna_ray.errors import UserError, nearest
 from dna_ray.network.model import (
     TimmSpec,
@@ -33,8 +33,6 @@ from dna_ray.network.model import (
 from dna_ray.network.precision import autocast
 
 Array = np.ndarray
-
-_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +90,8 @@ def teach(teacher: Teacher, pictures: Array) -> tuple[list[Array], Array]:
     and the logits (N, classes), all float32.
     """
     parts = []
-    for start in range(0, len(pictures), _BATCH):
-        rows = np.arange(start, min(start + _BATCH, len(pictures)))
-        features, logits = teacher(minibatch(pictures, rows, teacher.device))
+    for batch in batches(pictures, teacher.device):
+        features, logits = teacher(batch)
         last = [np.ascontiguousarray(f.permute(0, 2, 3, 1).cpu().numpy()) for f in features]
         parts.append([*last, logits.cpu().numpy()])
     *boundaries, joined = [np.concatenate(part) for part in zip(*parts, strict=True)]

@@ -23,7 +23,7 @@ from scipy.stats import kendalltau
 
 from dna_ray import teacher as module
 from dna_ray.config import Job
-from dna_ray.data import load_pictures
+from dna_ray.data import load_pictures, windows
 from dna_ray.network.model import load_model, save_model
 from dna_ray.space import Where, load_space
 from dna_ray.teacher import Cut, Teacher, cut_teacher, load_teacher, teach
@@ -46,7 +46,7 @@ def pictures_per_second(resolution: int) -> list[float]:
     pictures = rng.integers(256, size=(PICTURES, resolution, resolution, 3), dtype=np.uint8)
     times: dict[int, list[float]] = {batch: [] for batch in BATCHES}
     for repeat, batch in product(range(1 + REPEATS), BATCHES):
-        with patch.object(module, "_BATCH", batch):
+        with patch.multiple(windows, _BATCH=batch, _PIXELS=2**40):
             start = time.perf_counter()
             teach(teacher, pictures)
             if repeat:
@@ -66,10 +66,10 @@ def features(file: Path, seed: int, half: bool) -> tuple[Cut, list[list[Array]],
     job, model = Job(seed=seed), load_model(file)
     space = load_space(job.space)
     cut = cut_teacher(model, space.reductions, space.resolution)
-    windows = plain.make_windows(load_pictures(job.data), job, space.resolution)
+    drawn = plain.make_windows(load_pictures(job.data), job, space.resolution)
     precision = torch.autocast("cpu", torch.bfloat16, enabled=half)
     with patch.object(module, "autocast", lambda _: precision):
-        return cut, *plain.teach_cells(model, cut, windows, job)
+        return cut, *plain.teach_cells(model, cut, drawn, job)
 
 
 def losses(asked: tuple[Path, int, bool, Where]) -> list[float]:
@@ -129,8 +129,12 @@ def main() -> None:
     header = ["resolution", *(f"batches of {batch}, pictures/s" for batch in BATCHES)]
     names = ["block", "features: difference over spread", "losses: median change"]
     names += ["Kendall, bfloat16 and float32", "Kendall, two seeds in float32"]
+    used = ", ".join(
+        str(len(next(windows.batches(np.zeros((256, size, size, 3), np.uint8)))))
+        for size in RESOLUTIONS
+    )
     text = (
-        f"lite0 with all boundaries; {module._BATCH} is what is used.\n\n{table(header, speeds)}"
+        f"lite0 with all boundaries. Used at these resolutions: {used}.\n\n{table(header, speeds)}"
         "\n\nThe rating behind features in bfloat16, all else the same:\n\n"
         f"{table(names, agreement())}"
     )

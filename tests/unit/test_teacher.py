@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dna_ray.data import package_folder
+from dna_ray.data.windows import batches
 from dna_ray.errors import UserError
 from dna_ray.network.model import TimmSpec, TrainedModel, build_model, save_model, trained
 from dna_ray.space import Architecture, Space, load_space, network_spec
@@ -201,6 +202,16 @@ def test_a_teacher_never_changes_and_sees_each_picture_alone(name: str) -> None:
 @pytest.fixture(scope="module")
 def lite0() -> TrainedModel:
     return load_teacher("lite0")
+
+
+@pytest.mark.parametrize(("side", "size"), [(16, 64), (96, 28), (224, 5), (1024, 1)])
+def test_pictures_pass_in_order_in_batches_that_a_cache_holds(side: int, size: int) -> None:
+    window = np.zeros((70, side, side, 3), np.uint8)
+    window[:, 0, 0] = np.arange(70)[:, None]
+    passed = list(batches(window))
+    assert {len(batch) for batch in passed[:-1]} == {size}
+    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in passed)
+    assert torch.cat(passed)[:, :, 0, 0].tolist() == [[n] * 3 for n in range(70)]
 
 
 def test_a_teacher_may_compute_in_half_precision(
