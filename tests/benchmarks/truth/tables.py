@@ -56,7 +56,8 @@ def truth_of(rows: Sequence[Row], seeds: Sequence[int]) -> Truth:
     ]
 
     def values(column: str) -> Array:
-        return np.array([[float(found[n, s][column]) for s in seeds] for n in names])
+        read = [[float(found[n, s][column]) for s in seeds] for n in names]
+        return np.array(read).reshape(len(names), len(seeds))
 
     return Truth(
         names=tuple(names),
