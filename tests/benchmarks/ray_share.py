@@ -19,13 +19,13 @@ import torch
 
 from dna_ray.config import Job
 from dna_ray.data import load_pictures
-from dna_ray.network.model import build_model, trained, with_classes
+from dna_ray.network.model import build_model, trained
 from dna_ray.planning.plan import default_limits, recipe
 from dna_ray.randomness import generator, key
 from dna_ray.retrain import PictureSet, label_metrics, logits_of, soft_labels
 from dna_ray.search import ratings_of, select
 from dna_ray.space import cost_table, load_space, network_spec
-from dna_ray.teacher import cut_teacher, load_teacher
+from dna_ray.teacher import cut_teacher
 from tests import plain
 from tests.benchmarks.report import publish, table
 
@@ -41,12 +41,7 @@ def generation(threads: int) -> float:
     windows = plain.make_windows(pictures, job, resolution)
     train, labels = windows.pictures["train"], windows.labels["train"]
 
-    teacher = plain.train(
-        with_classes(load_teacher("lite0"), 2),
-        PictureSet(train, labels, None),
-        recipe(job, job.adapt.passes, job.adapt.learning_rate, job.adapt.weight_decay),
-        (0, "adapt"),
-    )
+    teacher = plain.adapt(job, PictureSet(train, labels, None), 2)
     cut = cut_teacher(teacher, space.reductions, resolution)
     pixels = (teacher.spec.mean, teacher.spec.std)
     count = -(-job.features.images // job.features.window)
