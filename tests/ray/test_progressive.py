@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -24,9 +24,9 @@ SETTINGS = (
     "distill.strategy=progressive_b",
     "distill.beam=2",
     "distill.epochs=2",
+    "tune.trials=1",
+    "retrain.passes=1",
 )
-
-
 LAST = "generation-1/architecture.json"
 
 
@@ -50,14 +50,20 @@ def go_on(session: Session, run: UpTo, plan: Plan, last: str = LAST) -> None:
         search(session, run, plan)
 
 
+class Searched(NamedTuple):
+    """A search by strategy B that ran to its end, and what it says."""
+
+    run: Path
+    plan: Plan
+    results: list[dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
 def searched(
     local: Session, task_files: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Plan]:
-    """A run folder with what strategy B finds."""
-    folder, plan = tmp_path_factory.mktemp("progressive") / "run", planned(task_files)
-    go_on(local, run_folder(folder, plan), plan)
-    return folder, plan
+) -> Searched:
+    run, plan = tmp_path_factory.mktemp("progressive") / "run", planned(task_files)
+    return Searched(run, plan, search(local, run_folder(run, plan), plan))
 
 
 def expected(plan: Plan) -> Selection:
@@ -83,12 +89,16 @@ def check(folder: Path, plan: Plan) -> None:
     assert method == plan.job.distill.strategy
 
 
-def test_a_search_finds_what_plain_python_finds(searched: tuple[Path, Plan]) -> None:
-    run, plan = searched
-    check(run / "generation-1", plan)
+def test_a_search_finds_what_plain_python_finds(searched: Searched) -> None:
+    run = searched.run
+    check(run / "generation-1", searched.plan)
+    (result,) = searched.results
+    assert result["proven_optimal"] is False
+    assert result["seconds"]["distill"] > 0
     rows = map(json.loads, (run / "generation-1/metrics.jsonl").read_text().splitlines())
     cells = {(r["block"], r["cell"], r["epoch"]) for r in rows if r["stage"] == "distill"}
     assert cells == {(b, c, e) for b in (1, 2) for c in (0, 1) for e in (1, 2)}
+    assert result["architecture"] in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_strategy_a_goes_on_behind_the_last_whole_block(
@@ -105,9 +115,9 @@ def test_strategy_a_goes_on_behind_the_last_whole_block(
 
 
 def test_strategy_b_rates_again_behind_the_weights_that_are_kept(
-    searched: tuple[Path, Plan], local: Session, tmp_path: Path
+    searched: Searched, local: Session, tmp_path: Path
 ) -> None:
-    (whole, plan), place = searched, tmp_path / "run"
+    whole, plan, place = searched.run, searched.plan, tmp_path / "run"
     shutil.copytree(whole, place)
     lost = ["generation-1/block-2-losses.parquet", LAST]
     for name in lost:
