@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from dna_ray.data.windows import minibatch
 from dna_ray.distill import CellTrainer
 from dna_ray.network.beginnings import Beginnings, cells_of
 from dna_ray.network.cell import CellNet, build_cell
-from dna_ray.network.model import TrainedModel, trained, with_classes
+from dna_ray.network.model import TrainedModel, save_model, trained, with_classes
 from dna_ray.planning.plan import recipe
 from dna_ray.progressive import features_behind, rate_behind
 from dna_ray.rating import RatingSet, rate_cell
@@ -66,12 +67,13 @@ def adapt(job: Job, data: PictureSet, classes: int) -> TrainedModel:
     return train(start, data, adapting, (job.seed, "adapt"))
 
 
-def adapted(job: Job, resolution: int) -> TrainedModel:
-    """The first teacher fitted to the labels of the job's own pictures."""
+def put_adapted(file: Path, resolution: int) -> None:
+    """Make the first teacher of a search by default, fitted to the labels at a resolution."""
+    job = Job()
     pictures = load_pictures(job.data)
     windows = make_windows(pictures, job, resolution)
     data = PictureSet(windows.pictures["train"], windows.labels["train"], None)
-    return adapt(job, data, len(pictures.classes))
+    file.write_bytes(save_model(adapt(job, data, len(pictures.classes))))
 
 
 def teach_windows(

@@ -24,7 +24,7 @@ from scipy.stats import kendalltau
 from dna_ray.alone import train_alone
 from dna_ray.config import job_from_tree, put, setting
 from dna_ray.data import load_pictures
-from dna_ray.network.model import TrainedModel, load_model, save_model
+from dna_ray.network.model import TrainedModel, load_model
 from dna_ray.randomness import generator
 from dna_ray.space import cost_table, load_space
 from dna_ray.teacher import cut_teacher
@@ -47,7 +47,7 @@ def _teacher(resolution: int, folder: Path) -> TrainedModel:
     """lite0 fitted to the labels as `dna-ray search` does it with seed 0, kept in `folder`."""
     file = folder / f"teacher-{resolution}.safetensors"
     if not file.exists():
-        file.write_bytes(save_model(plain.adapted(_job("", 0), resolution)))
+        plain.put_adapted(file, resolution)
     return load_model(file)
 
 

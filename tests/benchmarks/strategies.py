@@ -25,7 +25,7 @@ import torch
 from dna_ray.config import Job, Strategy
 from dna_ray.data import load_pictures
 from dna_ray.distill import CellTrainer
-from dna_ray.network.model import build_model, load_model, save_model, trained
+from dna_ray.network.model import build_model, load_model, trained
 from dna_ray.planning.plan import default_limits, recipe
 from dna_ray.randomness import key
 from dna_ray.retrain import PictureSet
@@ -80,12 +80,6 @@ class Task:
     taught: Sequence[plain.Features]
     held_out: Sequence[plain.Features]
     soft: np.ndarray
-
-
-def adapt(file: Path) -> None:
-    """Fit the teacher to the labels, as a search does."""
-    job = Job()
-    file.write_bytes(save_model(plain.adapted(job, load_space(job.space).resolution)))
 
 
 @cache
@@ -180,7 +174,7 @@ def main() -> None:
         spawn.Pool(PROCESSES, plain.one_thread) as pool,
     ):
         file = Path(folder) / "teacher.safetensors"
-        pool.apply(adapt, (file,))
+        pool.apply(plain.put_adapted, (file, load_space(Job().space).resolution))
         searches = list(product(CASES, range(given.searches)))
         asked = [(case, given.beam, seed, file) for case, seed in searches]
         found = pool.map(search, asked, chunksize=1)

@@ -24,7 +24,7 @@ from scipy.stats import kendalltau
 from dna_ray import teacher as module
 from dna_ray.config import Job
 from dna_ray.data import load_pictures, windows
-from dna_ray.network.model import load_model, save_model
+from dna_ray.network.model import load_model
 from dna_ray.space import Where, load_space
 from dna_ray.teacher import Cut, Teacher, cut_teacher, load_teacher, teach
 from tests import plain
@@ -52,12 +52,6 @@ def pictures_per_second(resolution: int) -> list[float]:
             if repeat:
                 times[batch].append(time.perf_counter() - start)
     return [PICTURES / float(np.median(times[batch])) for batch in BATCHES]
-
-
-def adapt(file: Path) -> None:
-    """Fit the teacher to the labels, as a search does."""
-    job = Job()
-    file.write_bytes(save_model(plain.adapted(job, load_space(job.space).resolution)))
 
 
 @cache
@@ -100,7 +94,7 @@ def agreement() -> Sequence[Sequence[object]]:
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, spawn.Pool(PROCESSES, plain.one_thread) as pool:
         file = Path(folder) / "teacher.safetensors"
-        pool.apply(adapt, (file,))
+        pool.apply(plain.put_adapted, (file, space.resolution))
         cases = [(0, False), (0, True), (1, False)]
         asked = [(file, *case, where) for case in cases for where in space.cells]
         rated = dict(zip(asked, pool.map(losses, asked, chunksize=2), strict=True))

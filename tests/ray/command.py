@@ -85,10 +85,10 @@ def searching(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
             process.communicate(timeout=60)
 
 
-def answered(*words: str | Path) -> tuple[dict[str, Any], str]:
+def answered(*words: str | Path, workers: int = 2) -> tuple[dict[str, Any], str]:
     """What the command answers as JSON, and what it shows beside it."""
     done = subprocess.run(
-        [COMMAND, *words, "--json", "--workers", "2"],
+        [COMMAND, *words, "--json", "--workers", str(workers)],
         capture_output=True,
         text=True,
         timeout=300,

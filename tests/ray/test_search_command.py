@@ -25,8 +25,8 @@ from safetensors.numpy import load_file
 
 from dna_ray.errors import UserError
 from dna_ray.generations import search
-from dna_ray.network.model import load_model, with_classes
-from dna_ray.planning.plan import Plan, recipe
+from dna_ray.network.model import load_model
+from dna_ray.planning.plan import Plan
 from dna_ray.progress import Silent
 from dna_ray.remote.session import Session
 from dna_ray.retrain import PictureSet
@@ -75,10 +75,7 @@ def test_teacher_and_cells_are_those_of_plain_python(finished: Finished, plan: P
     """Trained by Ray on two ranks, and the teacher over an interruption."""
     job, windows = plan.job, plain.make_windows(plan.pictures, plan.job, plan.resolution)
     pictures = PictureSet(windows.pictures["train"], windows.labels["train"], None)
-    config = job.adapt
-    adapting = recipe(job, config.passes, config.learning_rate, config.weight_decay)
-    start = with_classes(plan.teacher, plan.classes)
-    teacher = plain.train(start, pictures, adapting, (job.seed, "adapt"))
+    teacher = plain.adapt(job, pictures, plan.classes)
     made = load_model(finished.run / "teacher.safetensors").state
     assert {name: torch.equal(made[name], value) for name, value in teacher.state.items()} == (
         dict.fromkeys(made, True)

@@ -32,7 +32,8 @@ ALL = ("--generation", "1", "--seeds", "2", "--fractions", "0.5", "--checkpoints
 
 
 def stability(run: Path, *words: str) -> tuple[dict[str, Any], str]:
-    return answered("stability", run, *words)
+    """With one worker; the search had two."""
+    return answered("stability", run, *words, workers=1)
 
 
 def begun(shown: str) -> list[str]:
@@ -165,8 +166,14 @@ def opened(finished: Finished, tmp_path: Path) -> Iterator[RunFolder]:
         yield run
 
 
+@pytest.fixture
+def single(local: Session) -> Session:
+    """The session with one worker."""
+    return replace(local, workers=1)
+
+
 def test_a_longer_training_goes_on_from_a_shorter_one(
-    local: Session, opened: RunFolder, plan: Plan, pure: Pure, monkeypatch: pytest.MonkeyPatch
+    single: Session, opened: RunFolder, plan: Plan, pure: Pure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An interruption before a rating costs the rating alone."""
     starts: list[str] = []
@@ -183,13 +190,13 @@ def test_a_longer_training_goes_on_from_a_shorter_one(
 
     monkeypatch.setattr("dna_ray.study.distill", spy)
     two, three = (OWN._replace(epochs=epochs) for epochs in (2, 3))
-    varying = Study(local, opened, plan, 1).vary([two, three])
+    varying = Study(single, opened, plan, 1).vary([two, three])
     assert equal(next(varying)[1], pure.losses(two))
     with monkeypatch.context() as broken:
         broken.setattr("dna_ray.study.rate", fail)
         with pytest.raises(KeyboardInterrupt):
             next(varying)
-    study = Study(local, opened, plan, 1)
+    study = Study(single, opened, plan, 1)
     ((_, losses),) = study.vary([three])
     assert equal(losses, pure.losses(three))
     fresh, two_there, three_there = starts
@@ -199,13 +206,13 @@ def test_a_longer_training_goes_on_from_a_shorter_one(
 
 
 def test_windows_that_do_not_fit_are_streamed(
-    local: Session, opened: RunFolder, plan: Plan, pure: Pure
+    single: Session, opened: RunFolder, plan: Plan, pure: Pure
 ) -> None:
     """With the same result; fresh views of a part of the pictures are of that part."""
     features = replace(plan.job.features, cache="stream", fresh=True)
     plan = replace(plan, job=replace(plan.job, features=features))
     variant = HALF._replace(epochs=2)
-    ((_, losses),) = Study(local, opened, plan, 1).vary([variant])
+    ((_, losses),) = Study(single, opened, plan, 1).vary([variant])
     assert equal(losses, pure.losses(variant, fresh=True))
 
 

@@ -35,7 +35,7 @@ def draw(
 ) -> list[Drawn]:
     """`spread` architectures across multiply-adds, then `equal` ones of about the median count.
 
-    The logarithm of the multiply-adds, but for a hundredth at either end, is cut into `spread`
+    Of `CANDIDATES` random architectures. The logarithm of their multiply-adds is cut into `spread`
     parts, of each of which the architecture nearest to the middle is taken. Raises ValueError where
     there are too few of about one cost.
     """
@@ -46,10 +46,9 @@ def draw(
         spec = network_spec(space, Architecture.parse(name), classes)
         costs[name] = network_costs(spec, resolution).total
     macs = {name: cost.macs for name, cost in costs.items()}
-    low, high = np.quantile(np.log(list(macs.values())), (0.01, 0.99))
-    edges = np.linspace(low, high, spread + 1)
+    edges = np.geomspace(min(macs.values()), max(macs.values()), spread + 1)
     taken: dict[str, str] = {}
-    for middle in np.exp((edges[1:] + edges[:-1]) / 2):
+    for middle in np.sqrt(edges[1:] * edges[:-1]):
         left = (name for name in macs if name not in taken)
         taken[min(left, key=lambda name: abs(macs[name] - middle))] = "spread"
     centre = float(np.median(list(macs.values())))

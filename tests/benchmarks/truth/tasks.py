@@ -27,7 +27,7 @@ Array = np.ndarray
 SPACE = Path(__file__).parents[2] / "data" / "ground_truth.toml"
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-FASHION_PICTURES = {"train": 24_000, "test": 4000}
+FASHION_PICTURES = {"train": 24_000, "test": 10_000}
 ADAPTATION = 10_240  # pictures that fit the teacher to the labels, at most
 _FASHION_FILES = {"train": "train", "test": "t10k"}
 
@@ -41,6 +41,7 @@ class Task:
     classes: int
     metric: str
     views: int  # of every training picture
+    crop: float  # the least share of a picture that a view keeps
     passes: int  # over all views, of a network that is trained from scratch
     supernet_passes: int  # of the supernet without blocks, one path a step
     darts_passes: int  # of the mixture of all ops
@@ -53,7 +54,8 @@ TASKS = {
         classes=2,
         metric="auroc",
         views=6,
-        passes=2,
+        crop=0.5,
+        passes=3,
         supernet_passes=8,
         darts_passes=2,
     ),
@@ -63,7 +65,8 @@ TASKS = {
         classes=10,
         metric="accuracy",
         views=1,
-        passes=1,
+        crop=1.0,
+        passes=2,
         supernet_passes=4,
         darts_passes=1,
     ),
@@ -127,7 +130,7 @@ def windows(task: Task, seed: int, folder: Path) -> plain.Windows:
     A search by default has the first of those that train: two views of every picture.
     """
     file = folder / f"windows-{task.name}-{seed}.npz"
-    job = Job(seed=seed, features=Features(views=task.views))
+    job = Job(seed=seed, features=Features(views=task.views, crop=task.crop))
     if not file.exists():
         source = str(_fashion_folder(folder)) if task.name == "fashion" else task.name
         drawn = plain.make_windows(load_pictures(source), job, task.resolution)
