@@ -1,6 +1,7 @@
 """Tables that a command is asked to write."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,30 @@ def check_table_file(path: Path) -> None:
             f"a table must be a file in a folder that can be written to, but '{path}' is not; "
             "make the folder, or give another place"
         )
+
+
+def check_parquet(path: Path, option: str) -> None:
+    """Raise UserError where what an option names is no .parquet file."""
+    if path.suffix.lower() != ".parquet":
+        raise UserError(
+            f"{option} must be a .parquet file, because a table says what it was made of, "
+            f"but '{path}' is given"
+        )
+
+
+def check_made_again(path: Path, option: str, mark: str) -> None:
+    """Raise UserError where `path` is neither new nor a table with a `mark` in its metadata."""
+    check_parquet(path, option)
+    ours = not path.exists()
+    if not ours:
+        with suppress(OSError, pa.ArrowException):
+            ours = mark.encode() in (pq.read_schema(path).metadata or {})
+    if not ours:
+        raise UserError(
+            f"{option} must be a new file or one that it made before, but '{path}' is neither; "
+            "give another"
+        )
+    check_table_file(path)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -3,7 +3,6 @@
 import json
 import platform
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 
 import click
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dna_ray.errors import UserError
 from dna_ray.progress import View
@@ -22,7 +19,7 @@ from dna_ray.space import Space, load_space
 from dna_ray.space.correction import Correction, HeldOut
 from dna_ray.space.latency import Conditions, LatencyTable, fingerprint, read_latencies
 
-from .files import check_table_file, write_table
+from .files import check_made_again, check_parquet, write_table
 from .view import resumable, shown
 
 _COLUMN = "latency_ms"
@@ -111,10 +108,13 @@ def command(
         )
     rated = _rated(ratings, joined, space)
     joined = joined or (Path("joined.parquet") if rated else None)
-    _check_parquet(out, "--out")
+    check_parquet(out, "--out")
     if joined:
-        _check_parquet(joined, "--joined")
-        _check_joined(joined, out)
+        check_made_again(joined, "--joined", f"{_COLUMN}.device")
+        if joined.resolve() == out.resolve():
+            raise UserError(
+                f"--joined and --out must be two files, but both are '{out}'; give another --joined"
+            )
     with shown() as view:
         conditions = Conditions(
             space=space.name,
@@ -156,28 +156,6 @@ def _rated(ratings: Path | None, joined: Path | None, space: Space) -> Ratings |
     rated = load_ratings(ratings)
     check_paths(rated, space)
     return rated
-
-
-def _check_parquet(path: Path, option: str) -> None:
-    if path.suffix.lower() != ".parquet":
-        raise UserError(
-            f"{option} must be a .parquet file, because a table tells what it was measured with, "
-            f"but '{path}' is given"
-        )
-
-
-def _check_joined(joined: Path, out: Path) -> None:
-    """Nothing is written over but what was joined before, and that is known at once."""
-    ours = not joined.exists()
-    if not ours:
-        with suppress(OSError, pa.ArrowException):
-            ours = f"{_COLUMN}.device".encode() in (pq.read_schema(joined).metadata or {})
-    if not ours or joined.resolve() == out.resolve():
-        raise UserError(
-            f"joined ratings must go to a new file or over such as were joined before, but "
-            f"'{joined}' is neither; give another --joined"
-        )
-    check_table_file(joined)
 
 
 def _processor(device: str) -> str:

@@ -3,17 +3,29 @@
 import json
 from dataclasses import replace
 from math import isfinite, nan
+from pathlib import Path
 from typing import Any
 
 import click
 
 from dna_ray.config import Job
 from dna_ray.errors import UserError
-from dna_ray.ranking import Figure, Training, Truth, hold_against, truth_verdict
+from dna_ray.ranking import (
+    ALIGNED,
+    LEAST,
+    Figure,
+    Training,
+    Truth,
+    aligned,
+    hold_against,
+    truth_verdict,
+)
 from dna_ray.rundir import RunFolder
+from dna_ray.search import to_arrow
 from dna_ray.space import Space, cost_name
 from dna_ray.verification import Verification, rated
 
+from .files import check_made_again, write_table
 from .job import cluster_options
 from .run import logged, recorded
 from .view import resumable, shown
@@ -42,6 +54,13 @@ _NONE = Figure(nan, nan, nan)
 @click.option(
     "--images", type=click.IntRange(min=2), help="Of an epoch (default: as the cells had)."
 )
+@click.option(
+    "--aligned",
+    "to",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write ratings whose cells are aligned by these paths, for dna-ray select.",
+)
 @cluster_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Show Ray's own messages.")
@@ -52,6 +71,7 @@ def command(
     blocks: str | None,
     trainings: int,
     images: int | None,
+    to: Path | None,
     address: str | None,
     workers: int | None,
     gpu: bool,
@@ -64,7 +84,13 @@ def command(
     the pictures that rated. How the rating orders them is shown beside multiply-adds, parameters
     and a random order, with 95 % intervals. What is trained is kept: the same command goes on, and
     more --paths add to those that are there.
+
+    The search compares paths of all cells of a block, which differ in depth and width, and the
+    rating may favour some. --aligned adds to the losses of each cell what its paths lose more alone
+    than they rate, in the mean; of every cell three paths at least are trained for it.
     """
+    if to:
+        check_made_again(to, "--aligned", ALIGNED)
     run = RunFolder.open(folder)
     job, space = recorded(run)
     number = generation or _last_rated(run, job.generations)
@@ -73,7 +99,7 @@ def command(
         job = replace(job, features=replace(job.features, images=images))
     with run.locked():
         verification = Verification(run, number, ratings, job.features.images)
-        missing = verification.missing(chosen, paths, trainings)
+        missing = verification.missing(chosen, paths, trainings, LEAST if to else 0)
         if missing:
             with (
                 resumable("the same command goes on"),
@@ -97,16 +123,21 @@ def command(
                     },
                 )
     parts = verification.paths(chosen)
+    if to:
+        write_table(to, to_arrow(aligned(ratings, parts)))
     total = hold_against(parts, seed=job.seed)
     by_block = {part.block: hold_against([part], seed=job.seed) for part in parts}
     verdict = truth_verdict(total, by_block)
     if as_json:
         tree = {"run": str(run.place), "generation": number, "verdict": verdict, **_tree(total)}
+        tree["aligned_ratings"] = str(to) if to else None
         tree["blocks"] = [{"block": number, **_tree(t)} for number, t in by_block.items()]
         click.echo(json.dumps(tree))
         return
     _show(total, by_block)
     click.echo(verdict)
+    if to:
+        click.echo(f"ratings whose cells are aligned: {to}; dna-ray select {to} searches them")
 
 
 def _train(
@@ -166,6 +197,8 @@ def _tree(truth: Truth) -> dict[str, Any]:
             for cell, figure in truth.favour.items()
             if isfinite(figure.low)
         },
+        "aligned": truth.aligned and _figure(truth.aligned),
+        "gain": truth.gain and _figure(truth.gain),
         "alone_twice": truth.itself and _figure(truth.itself),
     }
 
@@ -181,6 +214,8 @@ def _show(total: Truth, by_block: dict[int, Truth]) -> None:
 
     table = Table(title="Kendall's tau with the losses of paths trained alone")
     names = ["rating", *map(cost_name, total.costs), "random order"]
+    if total.aligned is not None:
+        names.insert(1, "cells aligned")
     if total.itself is not None:
         names.append("alone, twice")
     for name in ("block", "paths", *names):
@@ -192,6 +227,8 @@ def _show(total: Truth, by_block: dict[int, Truth]) -> None:
         if name == "all":
             table.add_section()
         figures = [truth.rating, *truth.costs.values(), truth.chance]
+        if total.aligned is not None:
+            figures.insert(1, truth.aligned or _NONE)
         if total.itself is not None:
             figures.append(truth.itself or _NONE)
         table.add_row(name, f"{truth.paths:,}", *map(_shown, figures))

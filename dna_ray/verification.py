@@ -31,17 +31,19 @@ class Verification:
         if run.has(self._record):
             self._losses = read_trainings(pa.BufferReader(run.read(self._record)))
 
-    def missing(self, blocks: Sequence[int], count: int, turns: int) -> list[Training]:
+    def missing(
+        self, blocks: Sequence[int], count: int, turns: int, of_each_cell: int = 0
+    ) -> list[Training]:
         """What is to be trained for `count` paths of each of `blocks` (1-based), `turns` times.
 
-        Which they are is drawn at random, so that they speak for all.
+        Which they are is drawn at random, so that they speak for all; and `of_each_cell` at least.
         """
         wanted = [
             Training(block, int(paths.cell[row]), paths.ops[row], self._images, turn)
             for turn in range(1, turns + 1)
             for block in blocks
             for paths in (self._ratings.blocks[block - 1],)
-            for row in drawn_rows(self._ratings, block, count)
+            for row in drawn_rows(self._ratings, block, count, of_each_cell)
         ]
         return [training for training in wanted if training not in self._losses]
 

@@ -1,5 +1,6 @@
 """Does a rating rank, and hang on chance? Against accuracies, paths alone, costs, and itself."""
 
+from dna_ray.ranking.alignment import ALIGNED, LEAST, aligned
 from dna_ray.ranking.bench import Bench, Rated, rate, read_bench
 from dna_ray.ranking.evaluation import NEAR, Agreement, EqualCost, Evaluation, Figure, evaluate
 from dna_ray.ranking.stability import (
@@ -32,6 +33,8 @@ from dna_ray.ranking.truth import (
 from dna_ray.ranking.verdict import truth_verdict, verdict
 
 __all__ = [
+    "ALIGNED",
+    "LEAST",
     "LITTLE",
     "NEAR",
     "Agreement",
@@ -50,6 +53,7 @@ __all__ = [
     "Truth",
     "Variant",
     "Wanted",
+    "aligned",
     "compare",
     "drawn_rows",
     "evaluate",

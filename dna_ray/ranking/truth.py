@@ -69,7 +69,10 @@ class Truth:
     Of the costs, more is better. `lead` is the rating's tau less that of the cost that agrees best;
     `chance` that of a random order; `itself` that of two trainings of the same paths, None where
     none was trained twice. `favour` says of each cell, where it is a single block's truth and that
-    has several, how much better its paths rate than they deserve, in places of 100.
+    has several, how much better its paths rate than they deserve, in places of 100. `aligned` is
+    the rating's tau with cells aligned, each path by the others of its cell, over paths that have
+    such others; `gain` is how far that is above the rating's of these paths. Both are None where no
+    block has several cells.
     """
 
     paths: int
@@ -78,6 +81,8 @@ class Truth:
     lead: Figure | None
     chance: Figure
     favour: dict[int, Figure]
+    aligned: Figure | None
+    gain: Figure | None
     itself: Figure | None
 
     @property
@@ -87,14 +92,17 @@ class Truth:
         return max(known, key=known.__getitem__) if known else None
 
 
-def drawn_rows(ratings: Ratings, block: int, count: int) -> Array:
+def drawn_rows(ratings: Ratings, block: int, count: int, of_each_cell: int = 0) -> Array:
     """The rows of `count` paths of a block (1-based), drawn at random by the run's own seed.
 
-    A greater count draws the same and more.
+    Then as many as make `of_each_cell` of every cell that has so many. Greater numbers draw the
+    same and more.
     """
-    paths = len(ratings.blocks[block - 1].loss)
+    cells = ratings.blocks[block - 1].cell
     seed = int(ratings.metadata.get("seed", 0))
-    return generator(seed, "verify", block).permutation(paths)[:count]
+    order = generator(seed, "verify", block).permutation(len(cells))
+    of_cells = [order[cells[order] == cell][:of_each_cell] for cell in np.unique(cells)]
+    return np.array(list(dict.fromkeys(np.concatenate([order[:count], *of_cells]).tolist())))
 
 
 def paths_alone(ratings: Ratings, losses: Mapping[Training, float]) -> list[Paths]:
@@ -137,6 +145,7 @@ def hold_against(parts: Sequence[Paths], *, resamples: int = 1000, seed: int = 0
     # Where a path costs more, its loss should be less.
     costs = {n: tau([-part.costs[n] for part in parts], alone) for n in parts[0].costs}
     lead = rating - np.fmax.reduce(list(costs.values())) if costs else None
+    aligned, gain = _aligned(parts, weights)
     return Truth(
         paths=sum(len(part.loss) for part in parts),
         rating=Figure.of(rating),
@@ -144,6 +153,8 @@ def hold_against(parts: Sequence[Paths], *, resamples: int = 1000, seed: int = 0
         lead=None if lead is None else Figure.of(lead),
         chance=_chance(alone, resamples, seed),
         favour=_favour(parts[0], weights[0]) if len(parts) == 1 else {},
+        aligned=aligned,
+        gain=gain,
         itself=_itself(parts, weights),
     )
 
@@ -156,6 +167,27 @@ def _itself(parts: Sequence[Paths], weights: Sequence[Array]) -> Figure | None:
             both = np.isfinite(part.turns[:, :2]).all(axis=1)
             groups.append((part.turns[both, 0], part.turns[both, 1], counts[both]))
     return Figure.of(kendall_within(groups)) if groups else None
+
+
+def _aligned(
+    parts: Sequence[Paths], weights: Sequence[Array]
+) -> tuple[Figure | None, Figure | None]:
+    """The rating's tau with the offsets of cells, which the other paths of a cell give each."""
+    if all(len(np.unique(part.cell)) < 2 for part in parts):
+        return None, None
+    before, after = [], []
+    for part, counts in zip(parts, weights, strict=True):
+        alone, offset = part.alone, np.zeros(len(part.loss))
+        if len(np.unique(part.cell)) > 1:
+            same = part.cell[:, None] == part.cell
+            np.fill_diagonal(same, val=False)
+            with np.errstate(invalid="ignore"):
+                offset = same @ (alone - part.loss) / same.sum(axis=1)
+        known = np.isfinite(offset)
+        before.append((part.loss[known], alone[known], counts[known]))
+        after.append(((part.loss + offset)[known], alone[known], counts[known]))
+    taus = kendall_within(after)
+    return Figure.of(taus), Figure.of(taus - kendall_within(before))
 
 
 def _favour(part: Paths, weights: Array) -> dict[int, Figure]:

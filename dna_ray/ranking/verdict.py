@@ -46,10 +46,11 @@ def verdict(evaluation: Evaluation) -> str:
 
 
 def truth_verdict(total: Truth, blocks: Mapping[int, Truth]) -> str:
-    """One to three sentences on paths trained alone: of all blocks, and of those that fall short.
+    """One to four sentences on paths trained alone: of all blocks, and of those that fall short.
 
     The rating is shown to rank where the whole interval of its tau is above 0, and to tell more
-    (less) than cost where that of its lead over the best cost is above (below) 0.
+    (less) than cost where that of its lead over the best cost is above (below) 0; cells to be
+    compared unfairly where that of what their alignment gains is above 0.
     """
     rating, lead, best = total.rating, total.lead, total.best_cost
     count = f"{total.paths:,} paths trained alone"
@@ -85,6 +86,11 @@ def truth_verdict(total: Truth, blocks: Mapping[int, Truth]) -> str:
     if len(blocks) > 1 and short and rating.low > 0:
         word = "block" if len(short) == 1 else "blocks"
         first += f" By {word} {', '.join(short)} alone that is not shown."
+    if total.aligned is not None and total.gain is not None and total.gain.low > 0:
+        first += (
+            f" It compares cells of a block unfairly: aligned, they rank by Kendall "
+            f"{_with_interval(total.aligned)}; --aligned writes such ratings."
+        )
     return first
 
 

@@ -31,7 +31,8 @@ def truth_section(generation: Generation, seed: int) -> Markup | None:
     rows = [[f"block {number}", *_row(truth, total)] for number, truth in by_block.items()]
     if len(rows) > 1:
         rows.append(["all", *_row(total, total)])
-    header = ["", "paths", "rating", *map(cost_name, total.costs), "random order"]
+    header = ["", "paths", "rating"] + ["cells aligned"] * (total.aligned is not None)
+    header += [*map(cost_name, total.costs), "random order"]
     header += ["alone, twice"] * (total.itself is not None)
     losses = [
         [str(part.block), name, *texts]
@@ -48,7 +49,9 @@ def truth_section(generation: Generation, seed: int) -> Markup | None:
             "p",
             "Some paths of each block, drawn at random, were trained alone with weights of their "
             "own. Kendall's tau says how far the rating, and what one could choose by instead, "
-            "orders them as that does; below each its 95 % interval.",
+            "orders them as that does; below each its 95 % interval."
+            + " Cells are aligned by what their other paths lose more alone than they rate."
+            * (total.aligned is not None),
         ),
         tag("div", panels, class_="grid"),
         table(header, rows),
@@ -79,8 +82,10 @@ def _favours(by_block: dict[int, Truth]) -> Markup | None:
 
 
 def _row(truth: Truth, total: Truth) -> list[str]:
-    figures = [truth.rating, *truth.costs.values(), truth.chance]
-    texts = [count(truth.paths), *map(_shown, figures)]
+    texts = [count(truth.paths), _shown(truth.rating)]
+    if total.aligned is not None:
+        texts.append("" if truth.aligned is None else _shown(truth.aligned))
+    texts += map(_shown, [*truth.costs.values(), truth.chance])
     if total.itself is not None:
         texts.append("" if truth.itself is None else _shown(truth.itself))
     return texts

@@ -12,11 +12,20 @@ import pytest
 from dna_ray.alone import train_alone
 from dna_ray.network.model import load_model
 from dna_ray.planning.plan import Plan
-from dna_ray.ranking import read_trainings
+from dna_ray.ranking import LEAST, drawn_rows, read_trainings
+from dna_ray.search import read_ratings
 from dna_ray.space import Op
 from dna_ray.teacher import cut_teacher
 from tests import plain
 from tests.ray.command import Finished, answered
+
+ASKED = ("--generation", "1", "--blocks", "2", "--paths", "4")
+
+
+def drawn(run: Path) -> list[int]:
+    """The rows of the paths that are trained: four, and what aligning the cells needs."""
+    ratings = read_ratings(run / "generation-1" / "ratings.parquet")
+    return list(drawn_rows(ratings, 2, 4, LEAST))
 
 
 def verify(run: Path, *words: str) -> tuple[dict[str, Any], str]:
@@ -28,7 +37,7 @@ def verified(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A copy of the finished run, with paths trained alone."""
     run = tmp_path_factory.mktemp("verified") / "run"
     shutil.copytree(finished.run, run)
-    verify(run, "--generation", "1", "--blocks", "2", "--paths", "4")
+    verify(run, *ASKED, "--aligned", str(run.with_suffix(".parquet")))
     return run
 
 
@@ -42,7 +51,7 @@ def test_paths_alone_are_those_of_plain_python(verified: Path, plan: Plan) -> No
     first = job.rate.recalibration
     data = plain.rating_set(held_out, 1, first, slice(first, first + job.rate.images))
     losses = read_trainings(verified / "generation-1" / "alone.parquet")
-    assert len(losses) == 4
+    assert len(losses) == len(drawn(verified))
     for training, loss in losses.items():
         assert (training.block, training.images, training.turn) == (2, job.features.images, 1)
         assert loss == train_alone(
@@ -59,18 +68,31 @@ def test_paths_alone_are_those_of_plain_python(verified: Path, plan: Plan) -> No
         )
 
 
+def test_aligned_ratings_have_the_offsets_of_these_paths(verified: Path) -> None:
+    found = read_ratings(verified.with_suffix(".parquet"))
+    ratings = read_ratings(verified / "generation-1" / "ratings.parquet")
+    losses = read_trainings(verified / "generation-1" / "alone.parquet")
+    assert found.blocks[0].loss.tolist() == ratings.blocks[0].loss.tolist()
+    old, new = ratings.blocks[1], found.blocks[1]
+    rated = dict(zip(zip(old.cell.tolist(), old.ops, strict=True), old.loss, strict=True))
+    for cell in (0, 1):
+        more = [loss - rated[t.cell, t.ops] for t, loss in losses.items() if t.cell == cell]
+        own = old.cell == cell
+        assert new.loss[own] - old.loss[own] == pytest.approx(np.mean(more))
+
+
 def test_what_is_trained_is_not_trained_again(verified: Path) -> None:
     """The same command needs no Ray any more; other records of the run are as they were."""
     before = {f: f.stat().st_mtime_ns for f in verified.rglob("*.parquet")}
-    tree, shown = verify(verified, "--generation", "1", "--blocks", "2", "--paths", "4")
+    tree, shown = verify(verified, *ASKED)
     assert shown == ""
     assert {f: f.stat().st_mtime_ns for f in verified.rglob("*.parquet")} == before
-    assert tree["paths"] == 4
+    assert tree["paths"] == len(drawn(verified))
     assert [block["block"] for block in tree["blocks"]] == [2]
     assert -1 <= tree["rating"]["kendall"] <= 1
     assert set(tree["costs"]) == {"macs", "params"}
     assert tree["alone_twice"] is None
-    assert "4 paths trained alone" in tree["verdict"]
+    assert f"{len(drawn(verified))} paths trained alone" in tree["verdict"]
     assert tree["verdict"] in (verified / "report.html").read_text(encoding="utf-8")
 
 

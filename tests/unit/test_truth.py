@@ -13,11 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, rankdata
 
+from dna_ray.errors import UserError
 from dna_ray.ranking import (
+    ALIGNED,
+    LEAST,
     Figure,
     Paths,
     Training,
     Truth,
+    aligned,
     drawn_rows,
     hold_against,
     paths_alone,
@@ -126,6 +130,85 @@ def test_a_cell_that_is_rated_better_than_it_deserves_is_told() -> None:
     assert hold_against([replace(part, cell=np.zeros(40))]).favour == {}
 
 
+def test_aligned_each_path_has_the_offset_of_the_others_of_its_cell() -> None:
+    part = replace(some_paths(1, 30, 4), cell=np.arange(30) % 3)
+    part.loss[part.cell == 1] += 2.0
+    offsets = [
+        np.mean([part.alone[j] - part.loss[j] for j in range(30) if j % 3 == i % 3 and j != i])
+        for i in range(30)
+    ]
+    before, after = (kendalltau(part.loss + add, part.alone)[0] for add in (0.0, offsets))
+    truth = hold_against([part])
+    assert truth.aligned is not None
+    assert truth.gain is not None
+    assert truth.aligned.value == pytest.approx(after)
+    assert truth.gain.value == pytest.approx(after - before)
+    assert truth.gain.low > 0
+    single = replace(part, cell=np.zeros(30))
+    assert (hold_against([single]).aligned, hold_against([single]).gain) == (None, None)
+    lonely = replace(part, cell=np.append(part.cell[:-1], 9))  # left out: it has no others
+    rest = replace(
+        part,
+        cell=part.cell[:-1],
+        ops=part.ops[:-1],
+        loss=part.loss[:-1],
+        turns=part.turns[:-1],
+        costs={name: costs[:-1] for name, costs in part.costs.items()},
+    )
+    found, expected = hold_against([lonely]).aligned, hold_against([rest]).aligned
+    assert found is not None
+    assert expected is not None
+    assert found.value == pytest.approx(expected.value)
+
+
+def trained(ratings: Ratings, rows_of: dict[int, list[int]], offsets: list[Array]) -> list[Paths]:
+    """Paths that lose their rating and the offset of their cell when trained alone."""
+    losses = {
+        Training(number, int(block.cell[row]), block.ops[row], 64, 1): float(
+            block.loss[row] + offsets[number - 1][block.cell[row]]
+        )
+        for number, rows in rows_of.items()
+        for block in (ratings.blocks[number - 1],)
+        for row in rows
+    }
+    return paths_alone(ratings, losses)
+
+
+def test_aligned_ratings_have_the_offset_of_every_cell(ratings: Ratings) -> None:
+    """The blocks that were asked for, and nothing else; twice is once."""
+    offsets = [np.array([-0.5, 0.25, 0.0]), np.array([0.125, -1.0, 0.5])]
+    rows = {2: drawn_rows(ratings, 2, 0, LEAST).tolist()}
+    found = aligned(ratings, trained(ratings, rows, offsets))
+    first, second = ratings.blocks
+    assert found.blocks[0] is first
+    expected = second.loss + offsets[1][second.cell]
+    assert found.blocks[1].loss == pytest.approx(expected)
+    assert found.metadata == ratings.metadata | {ALIGNED: "2"}
+    again = aligned(found, trained(found, rows, [0 * o for o in offsets]))
+    assert again.blocks[1].loss == pytest.approx(expected)
+
+
+def test_a_cell_with_too_few_paths_is_not_aligned(ratings: Ratings) -> None:
+    rows = drawn_rows(ratings, 1, 0, LEAST).tolist()
+    cell = ratings.blocks[0].cell
+    of_one = [row for row in rows if cell[row] == cell[rows[0]]]
+    rows.remove(of_one[0])
+    parts = trained(ratings, {1: rows}, [np.zeros(3), np.zeros(3)])
+    said = rf"{len(of_one)} paths .* cell {cell[of_one[0]]} of block 1 it is {len(of_one) - 1}"
+    with pytest.raises(UserError, match=said):
+        aligned(ratings, parts)
+
+
+def test_of_every_cell_so_many_are_drawn(ratings: Ratings) -> None:
+    for block in (1, 2):
+        cell = ratings.blocks[block - 1].cell
+        some, more = drawn_rows(ratings, block, 2), drawn_rows(ratings, block, 2, LEAST)
+        assert more[:2].tolist() == some.tolist()
+        assert len(set(more.tolist())) == len(more)
+        counts = [int((cell[more] == c).sum()) for c in np.unique(cell)]
+        assert all(n >= min(LEAST, (cell == c).sum()) for c, n in enumerate(counts))
+
+
 def test_what_was_trained_twice_agrees_with_itself() -> None:
     part = some_paths(1, 20, 3, turns=2)
     turns = part.turns.copy()
@@ -190,6 +273,8 @@ def truth(rating: Figure, cost: float, lead: Figure) -> Truth:
         lead=lead,
         chance=figure(0, 0.2),
         favour={},
+        aligned=figure(0.9, 0.05),
+        gain=figure(0.0, 0.1),
         itself=None,
     )
 
@@ -211,6 +296,9 @@ def test_the_verdict(
     words = truth_verdict(total, {1: total})
     assert re.match(f"The rating {said}", words), words
     assert "48 paths trained alone" in words
+    assert "unfairly" not in words
+    unfair = replace(total, gain=figure(0.1, 0.05))
+    assert "unfairly: aligned, they rank by Kendall 0.900 (" in truth_verdict(unfair, {1: unfair})
 
 
 def test_the_verdict_names_blocks_that_fall_short() -> None:

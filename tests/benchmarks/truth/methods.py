@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dna_ray.alone import train_alone
 from dna_ray.config import Job
 from dna_ray.data.windows import minibatch
 from dna_ray.network.model import build_model
 from dna_ray.randomness import generator, key
+from dna_ray.ranking import LEAST, Training, aligned, drawn_rows, paths_alone
 from dna_ray.retrain import PictureSet, Trainer
+from dna_ray.search import Ratings, ratings_of
 from dna_ray.shards import alone
-from dna_ray.space import Architecture, network_spec
+from dna_ray.space import Architecture, Op, Space, cost_table, network_spec
 from dna_ray.teacher import cut_teacher
 from tests import plain
 from tests.benchmarks.truth import cheap
@@ -52,30 +55,60 @@ Method = Callable[[Task, Names, int, Path], list[Score]]
 
 
 def rating(task: Task, names: Names, seed: int, folder: Path) -> list[Score]:
-    """Ours, by the defaults of `dna-ray search`: less loss of the paths, summed over blocks."""
+    """Ours, by the defaults of `dna-ray search`; and with cells aligned, as by `dna-ray verify`."""
     model, adapting = teacher(task, folder)
     job, shape, drawn = Job(seed=seed), space(), windows(task, seed, folder)
     start = time.process_time()
     cut = cut_teacher(model, shape.reductions, task.resolution)
+    pixels = (model.spec.mean, model.spec.std)
     taught, held_out = plain.teach_cells(model, cut, drawn, job)
     first, images = job.rate.recalibration, job.rate.images
-    losses: dict[tuple[int, int, str], float] = {}
+    data = [
+        plain.rating_set(held_out, block, first, slice(first, first + images))
+        for block in range(len(shape.blocks))
+    ]
+    losses: list[list[Array]] = [[] for _ in shape.blocks]
     for block, cell in shape.cells:
-        pixels = (model.spec.mean, model.spec.std)
         net = plain.distill(shape, cut, pixels, taught, job, (block, cell)).net
-        data = plain.rating_set(held_out, block, first, slice(first, first + images))
-        paths = shape.blocks[block].paths(cell)
-        rated = plain.rate(net, shape.blocks[block].ops, data)
-        for path, loss in zip(paths, rated, strict=True):
-            losses[block, cell, ",".join(map(str, path))] = loss
-    values = []
-    for name in names:
-        architecture = Architecture.parse(name)
-        parts = zip(architecture.cells(shape), architecture.blocks, strict=True)
-        paths_taken = [(b, c, ",".join(map(str, k.ops))) for b, (c, k) in enumerate(parts)]
-        values.append(-sum(losses[path] for path in paths_taken))
-    seconds = (adapting + time.process_time() - start) / len(names)
-    return [Score("rating", seed, *row, seconds) for row in zip(names, values, strict=True)]
+        losses[block].append(np.array(plain.rate(net, shape.blocks[block].ops, data[block])))
+    costs = cost_table(shape, task.resolution, task.classes)
+    rated = ratings_of(shape, costs, losses, {"seed": str(seed)})
+    seconds = adapting + time.process_time() - start
+    trained = {}
+    for number, paths in enumerate(rated.blocks, 1):
+        for row in drawn_rows(rated, number, 0, LEAST):
+            cell = int(paths.cell[row])
+            training = Training(number, cell, paths.ops[row], job.features.images, 1)
+            trained[training] = train_alone(
+                shape,
+                cut,
+                pixels,
+                job.distill,
+                (number - 1, cell),
+                tuple(map(Op.parse, training.ops.split(","))),
+                (seed, 1, "alone", 1),
+                [(features[number - 1], features[number]) for features in taught],
+                len(taught),
+                data[number - 1],
+            )
+    together = aligned(rated, paths_alone(rated, trained))
+    longer = adapting + time.process_time() - start
+    return [
+        Score(score, seed, name, -_summed(table, shape, name), spent / len(names))
+        for score, table, spent in (("rating", rated, seconds), ("aligned", together, longer))
+        for name in names
+    ]
+
+
+def _summed(ratings: Ratings, shape: Space, name: str) -> float:
+    """What an architecture's paths lose, summed over blocks."""
+    architecture, total = Architecture.parse(name), 0.0
+    cells = architecture.cells(shape)
+    for paths, cell, choice in zip(ratings.blocks, cells, architecture.blocks, strict=True):
+        rows = zip(paths.cell.tolist(), paths.ops, paths.loss.tolist(), strict=True)
+        ops = ",".join(map(str, choice.ops))
+        total += next(loss for own, text, loss in rows if (own, text) == (cell, ops))
+    return total
 
 
 def one_shot(task: Task, names: Names, seed: int, folder: Path) -> list[Score]:

@@ -16,6 +16,7 @@ Array = np.ndarray
 
 LABELS = {
     "rating": "our rating",
+    "aligned": "our rating, cells aligned",
     "one_shot_loss": "SPOS, held-out loss",
     "one_shot": "SPOS, held-out {metric}",
     "mixture": "DARTS",
@@ -170,8 +171,8 @@ def section(name: str, held: Held) -> str:
         given = None if score == "macs" else whole.given_cost["macs"]
         second.append([label, *groups, told(near.rating), told(given), told(held.lead(score))])
         third.append([label, *map(_two, held.by_metric(score))])
-        if score == "rating":
-            verdicts.append(verdict(whole))
+        if score in ("rating", "aligned"):
+            verdicts.append(f"By {label}: {verdict(whole)}")
     parts = [
         _about(name, held.metric, held.truth),
         table(("by", "Kendall (95 %)", "other seeds", "Spearman", "Pearson", "core s"), first),
