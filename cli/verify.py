@@ -214,8 +214,6 @@ def _show(total: Truth, by_block: dict[int, Truth]) -> None:
 
     table = Table(title="Kendall's tau with the losses of paths trained alone")
     names = ["rating", *map(cost_name, total.costs), "random order"]
-    if total.aligned is not None:
-        names.insert(1, "cells aligned")
     if total.itself is not None:
         names.append("alone, twice")
     for name in ("block", "paths", *names):
@@ -227,14 +225,16 @@ def _show(total: Truth, by_block: dict[int, Truth]) -> None:
         if name == "all":
             table.add_section()
         figures = [truth.rating, *truth.costs.values(), truth.chance]
-        if total.aligned is not None:
-            figures.insert(1, truth.aligned or _NONE)
         if total.itself is not None:
             figures.append(truth.itself or _NONE)
         table.add_row(name, f"{truth.paths:,}", *map(_shown, figures))
     console = Console()
     console.print(table)
     console.print("below each value its 95 % interval, from 1,000 resamples of the paths")
+    if total.aligned is not None and total.gain is not None:
+        console.print(
+            f"with cells aligned: {_on_a_line(total.aligned)}, a gain of {_on_a_line(total.gain)}"
+        )
     for number, truth in by_block.items():
         for cell, figure in truth.favour.items():
             if figure.low > 0 or figure.high < 0:
@@ -250,3 +250,7 @@ def _shown(figure: Figure) -> str:
     if not isfinite(figure.value):
         return "undefined"
     return f"{figure.value:.2f}\n{figure.low:.2f} to {figure.high:.2f}"
+
+
+def _on_a_line(figure: Figure) -> str:
+    return f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
