@@ -7,7 +7,7 @@ scores of untrained networks about each of them, three seeds too. `table` holds 
 the trainings, with intervals. Two processes by default, one thread each. Everything is kept in
 tests/data as it is found, so that running a step again goes on where it was stopped, by Ctrl-C too.
 
-On two idle cores `train` takes some 20 minutes and `score` some 12 for each set. What is kept
+On two idle cores `train` takes some 25 minutes and `score` some 10 for each set. What is kept
 belongs to the space and the recipes that made it: after a change of either, remove
 tests/data/ground_truth_*.csv.
 """
