@@ -232,9 +232,7 @@ def _show(total: Truth, by_block: dict[int, Truth]) -> None:
     console.print(table)
     console.print("below each value its 95 % interval, from 1,000 resamples of the paths")
     if total.aligned is not None and total.gain is not None:
-        console.print(
-            f"with cells aligned: {_on_a_line(total.aligned)}, a gain of {_on_a_line(total.gain)}"
-        )
+        console.print(f"with cells aligned: {total.aligned}, a gain of {total.gain}")
     for number, truth in by_block.items():
         for cell, figure in truth.favour.items():
             if figure.low > 0 or figure.high < 0:
@@ -250,7 +248,3 @@ def _shown(figure: Figure) -> str:
     if not isfinite(figure.value):
         return "undefined"
     return f"{figure.value:.2f}\n{figure.low:.2f} to {figure.high:.2f}"
-
-
-def _on_a_line(figure: Figure) -> str:
-    return f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"

@@ -41,6 +41,12 @@ class Figure:
         low, high = np.percentile(resampled, [2.5, 97.5])
         return cls(float(values[0]), float(low), float(high))
 
+    def __str__(self) -> str:
+        """The value and its interval on a line."""
+        if not isfinite(self.value):
+            return "undefined"
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
 
 @dataclass(frozen=True)
 class Agreement:

@@ -2,7 +2,7 @@
 
 from math import isfinite
 
-from dna_ray.ranking import Figure, Paths, Truth, hold_against, truth_verdict
+from dna_ray.ranking import Paths, Truth, hold_against, truth_verdict
 from dna_ray.report import charts
 from dna_ray.report.html import Markup, column, count, details, figure, table, tag
 from dna_ray.report.records import Generation
@@ -19,7 +19,7 @@ def truth_section(generation: Generation, seed: int) -> Markup | None:
     panels = [
         figure(
             f"Block {part.block}",
-            f"Kendall {_shown(by_block[part.block].rating)}",
+            f"Kendall {by_block[part.block].rating}",
             charts.scatter(
                 f"rating and loss alone of the paths of block {part.block}",
                 ("rating", "loss trained alone"),
@@ -82,16 +82,10 @@ def _favours(by_block: dict[int, Truth]) -> Markup | None:
 
 
 def _row(truth: Truth, total: Truth) -> list[str]:
-    texts = [count(truth.paths), _shown(truth.rating)]
+    texts = [count(truth.paths), str(truth.rating)]
     if total.aligned is not None:
-        texts.append("" if truth.aligned is None else _shown(truth.aligned))
-    texts += map(_shown, [*truth.costs.values(), truth.chance])
+        texts.append("" if truth.aligned is None else str(truth.aligned))
+    texts += map(str, [*truth.costs.values(), truth.chance])
     if total.itself is not None:
-        texts.append("" if truth.itself is None else _shown(truth.itself))
+        texts.append("" if truth.itself is None else str(truth.itself))
     return texts
-
-
-def _shown(found: Figure) -> str:
-    if not isfinite(found.value):
-        return "undefined"
-    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"

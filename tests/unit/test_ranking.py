@@ -276,6 +276,11 @@ def test_resamples_beyond_what_memory_holds_at_once_are_taken_in_parts(
         assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.03)
 
 
+def test_a_figure_is_read_on_a_line() -> None:
+    assert str(Figure(0.254, 0.1, 0.4)) == "0.25 (0.10 to 0.40)"
+    assert str(Figure(float("nan"), float("nan"), float("nan"))) == "undefined"
+
+
 def test_resamples_in_which_nothing_varies_are_left_out() -> None:
     figure = evaluate(rated([1, 1, 2], [3, 2, 1]), resamples=500).rating.kendall
     assert (figure.low, figure.high) == (pytest.approx(figure.value), 1.0)

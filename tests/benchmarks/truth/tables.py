@@ -232,7 +232,7 @@ def told(figure: Figure | None) -> str:
     """A figure with its interval; nothing where there is none."""
     if figure is None or not isfinite(figure.value):
         return ""
-    return f"{_two(figure.value)} ({_two(figure.low)} to {_two(figure.high)})"
+    return str(figure)
 
 
 _two: Callable[[float], str] = "{:.2f}".format
