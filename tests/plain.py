@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dna_ray.alone import train_alone
 from dna_ray.config import Job
 from dna_ray.data import Pictures, load_pictures
 from dna_ray.data.schedule import draw, schedule
 from dna_ray.data.windows import minibatch
-from dna_ray.distill import CellTrainer
+from dna_ray.distill import CellTrainer, Stream
 from dna_ray.network.beginnings import Beginnings, cells_of
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.model import TrainedModel, save_model, trained, with_classes
@@ -124,6 +125,25 @@ def distill(
             trainer.train_window(index, *read, boundaries[where[0] + 1])
         trainer.end_epoch()
     return trainer
+
+
+def rated_alone(
+    space: Space,
+    cut: Cut,
+    pixels: tuple[tuple[float, ...], tuple[float, ...]],
+    windows: Sequence[Features],
+    job: Job,
+    where: Where,
+    path: tuple[Op, ...],
+    stream: Stream,
+    data: RatingSet,
+) -> float:
+    """The loss of a path of a cell that is trained alone on the boundaries of all windows."""
+    block, _ = where
+    read = [(boundaries[block], boundaries[block + 1]) for boundaries in windows]
+    return train_alone(
+        space, cut, pixels, job.distill, where, path, stream, read, len(windows), data
+    )
 
 
 def progressive(

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from dna_ray.alone import train_alone
 from dna_ray.config import job_from_tree, put, setting
 from dna_ray.data import load_pictures
 from dna_ray.network.model import TrainedModel, load_model
@@ -127,16 +126,15 @@ def _alone(task: tuple[str, int, str]) -> tuple[list[int], list[list[float]]]:
     rows = generator(0, "alone", block).permutation(len(paths))[:ALONE].tolist()
     losses = [
         [
-            train_alone(
+            plain.rated_alone(
                 space,
                 cut,
                 (teacher.spec.mean, teacher.spec.std),
-                job.distill,
+                windows,
+                job,
                 (block, paths[row][0]),
                 paths[row][1],
                 (training, "alone"),
-                [(w[block], w[block + 1]) for w in windows],
-                len(windows),
                 data,
             )
             for row in rows

@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dna_ray.alone import train_alone
 from dna_ray.network.model import load_model
 from dna_ray.planning.plan import Plan
-from dna_ray.ranking import LEAST, drawn_rows, read_trainings
+from dna_ray.ranking import read_trainings
 from dna_ray.search import read_ratings
 from dna_ray.space import Op
 from dna_ray.teacher import cut_teacher
@@ -20,12 +19,7 @@ from tests import plain
 from tests.ray.command import Finished, answered
 
 ASKED = ("--generation", "1", "--blocks", "2", "--paths", "4")
-
-
-def drawn(run: Path) -> list[int]:
-    """The rows of the paths that are trained: four, and what aligning the cells needs."""
-    ratings = read_ratings(run / "generation-1" / "ratings.parquet")
-    return list(drawn_rows(ratings, 2, 4, LEAST))
+TRAINED = 5  # four of the six paths are drawn, and one more aligns the second cell
 
 
 def verify(run: Path, *words: str) -> tuple[dict[str, Any], str]:
@@ -51,19 +45,18 @@ def test_paths_alone_are_those_of_plain_python(verified: Path, plan: Plan) -> No
     first = job.rate.recalibration
     data = plain.rating_set(held_out, 1, first, slice(first, first + job.rate.images))
     losses = read_trainings(verified / "generation-1" / "alone.parquet")
-    assert len(losses) == len(drawn(verified))
+    assert len(losses) == TRAINED
     for training, loss in losses.items():
         assert (training.block, training.images, training.turn) == (2, job.features.images, 1)
-        assert loss == train_alone(
+        assert loss == plain.rated_alone(
             plan.space,
             cut,
             plan.pixels,
-            job.distill,
+            taught,
+            job,
             (1, training.cell),
             tuple(map(Op.parse, training.ops.split(","))),
             (job.seed, 1, "alone", 1),
-            [(features[1], features[2]) for features in taught],
-            len(taught),
             data,
         )
 
@@ -87,12 +80,12 @@ def test_what_is_trained_is_not_trained_again(verified: Path) -> None:
     tree, shown = verify(verified, *ASKED)
     assert shown == ""
     assert {f: f.stat().st_mtime_ns for f in verified.rglob("*.parquet")} == before
-    assert tree["paths"] == len(drawn(verified))
+    assert tree["paths"] == TRAINED
     assert [block["block"] for block in tree["blocks"]] == [2]
     assert -1 <= tree["rating"]["kendall"] <= 1
     assert set(tree["costs"]) == {"macs", "params"}
     assert tree["alone_twice"] is None
-    assert f"{len(drawn(verified))} paths trained alone" in tree["verdict"]
+    assert f"{TRAINED} paths trained alone" in tree["verdict"]
     assert tree["verdict"] in (verified / "report.html").read_text(encoding="utf-8")
 
 

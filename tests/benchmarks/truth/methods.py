@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dna_ray.alone import train_alone
 from dna_ray.config import Job
 from dna_ray.data.windows import minibatch
 from dna_ray.network.model import build_model
 from dna_ray.randomness import generator, key
-from dna_ray.ranking import LEAST, Training, aligned, drawn_rows, paths_alone
+from dna_ray.ranking import LEAST, Bench, Training, aligned, drawn_rows, paths_alone, rate
 from dna_ray.retrain import PictureSet, Trainer
-from dna_ray.search import Ratings, ratings_of
+from dna_ray.search import ratings_of
 from dna_ray.shards import alone
-from dna_ray.space import Architecture, Op, Space, cost_table, network_spec
+from dna_ray.space import Architecture, Op, cost_table, network_spec
 from dna_ray.teacher import cut_teacher
 from tests import plain
 from tests.benchmarks.truth import cheap
@@ -79,36 +78,33 @@ def rating(task: Task, names: Names, seed: int, folder: Path) -> list[Score]:
         for row in drawn_rows(rated, number, 0, LEAST):
             cell = int(paths.cell[row])
             training = Training(number, cell, paths.ops[row], job.features.images, 1)
-            trained[training] = train_alone(
+            path = tuple(map(Op.parse, training.ops.split(",")))
+            trained[training] = plain.rated_alone(
                 shape,
                 cut,
                 pixels,
-                job.distill,
+                taught,
+                job,
                 (number - 1, cell),
-                tuple(map(Op.parse, training.ops.split(","))),
+                path,
                 (seed, 1, "alone", 1),
-                [(features[number - 1], features[number]) for features in taught],
-                len(taught),
                 data[number - 1],
             )
     together = aligned(rated, paths_alone(rated, trained))
     longer = adapting + time.process_time() - start
+    architectures = map(Architecture.parse, names)
+    bench = Bench(
+        names=tuple(names),
+        paths=tuple(tuple(",".join(map(str, b.ops)) for b in a.blocks) for a in architectures),
+        widths=(None,) * len(names),
+        accuracy=np.full(len(names), np.nan),
+        costs={},
+    )
     return [
-        Score(score, seed, name, -_summed(table, shape, name), spent / len(names))
+        Score(score, seed, name, -loss, spent / len(names))
         for score, table, spent in (("rating", rated, seconds), ("aligned", together, longer))
-        for name in names
+        for name, loss in zip(names, rate(bench, table).loss.tolist(), strict=True)
     ]
-
-
-def _summed(ratings: Ratings, shape: Space, name: str) -> float:
-    """What an architecture's paths lose, summed over blocks."""
-    architecture, total = Architecture.parse(name), 0.0
-    cells = architecture.cells(shape)
-    for paths, cell, choice in zip(ratings.blocks, cells, architecture.blocks, strict=True):
-        rows = zip(paths.cell.tolist(), paths.ops, paths.loss.tolist(), strict=True)
-        ops = ",".join(map(str, choice.ops))
-        total += next(loss for own, text, loss in rows if (own, text) == (cell, ops))
-    return total
 
 
 def one_shot(task: Task, names: Names, seed: int, folder: Path) -> list[Score]:
