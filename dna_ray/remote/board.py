@@ -116,7 +116,7 @@ def forwarding(board: Any, view: View) -> Iterator[None]:
                 shown = steps
 
     def loop() -> None:
-        while not stop.wait(_INTERVAL):
+        while not stop.wait(_INTERVAL) and ray.is_initialized():
             pass_on()
 
     thread = threading.Thread(target=loop, name="progress", daemon=True)

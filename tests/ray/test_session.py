@@ -45,6 +45,24 @@ def test_a_session_within_another_has_its_folder_beside_that_of_the_other(
     assert outer.exists()
 
 
+LATE = """
+import dna_ray.remote.session, ray
+try:
+    ray.put(1)
+except Exception as error:
+    print(error)
+assert not ray.is_initialized()
+"""
+
+
+def test_who_asks_ray_something_outside_a_session_starts_none() -> None:
+    """As a thread does that outlives its session, where a search is interrupted twice."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "Ray has not been started yet" in done.stdout, done.stderr
+
+
 DRIVER = """
 import subprocess, sys
 from dna_ray.remote.guard import temporary_folder
