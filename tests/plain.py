@@ -26,6 +26,7 @@ from dna_ray.space import Beginning, CostTable, Op, Space, Where
 from dna_ray.teacher import Cut, Teacher, load_teacher, teach
 
 Array = np.ndarray
+Device = torch.device | str
 Features = list[Array]  # boundaries 0..K of one window, (N, H, W, C)
 
 
@@ -50,38 +51,42 @@ def make_windows(pictures: Pictures, job: Job, resolution: int) -> Windows:
 
 
 def train(
-    model: TrainedModel, data: PictureSet, recipe: Recipe, stream: tuple[str | int, ...]
+    model: TrainedModel,
+    data: PictureSet,
+    recipe: Recipe,
+    stream: tuple[str | int, ...],
+    device: Device = "cpu",
 ) -> TrainedModel:
     """Train a network with all shards in this process."""
     module = model.build()
-    trainer = Trainer(module, data, recipe, stream, range(recipe.shards), alone)
+    trainer = Trainer(module, data, recipe, stream, range(recipe.shards), alone, device)
     for _ in range(recipe.passes):
         trainer.train_pass()
     return trained(model.spec, module)
 
 
-def adapt(job: Job, data: PictureSet, classes: int) -> TrainedModel:
+def adapt(job: Job, data: PictureSet, classes: int, device: Device = "cpu") -> TrainedModel:
     """The first teacher fitted to the labels."""
     start = with_classes(load_teacher(job.teacher), classes)
     config = job.adapt
     adapting = recipe(job, config.passes, config.learning_rate, config.weight_decay)
-    return train(start, data, adapting, (job.seed, "adapt"))
+    return train(start, data, adapting, (job.seed, "adapt"), device)
 
 
-def put_adapted(file: Path, resolution: int) -> None:
+def put_adapted(file: Path, resolution: int, device: Device = "cpu") -> None:
     """Make the first teacher of a search by default, fitted to the labels at a resolution."""
     job = Job()
     pictures = load_pictures(job.data)
     windows = make_windows(pictures, job, resolution)
     data = PictureSet(windows.pictures["train"], windows.labels["train"], None)
-    file.write_bytes(save_model(adapt(job, data, len(pictures.classes))))
+    file.write_bytes(save_model(adapt(job, data, len(pictures.classes), device)))
 
 
 def teach_windows(
-    teacher: TrainedModel, cut: Cut, windows: Sequence[Array]
+    teacher: TrainedModel, cut: Cut, windows: Sequence[Array], device: Device = "cpu"
 ) -> list[tuple[Features, Array]]:
     """Boundaries 0..K and logits of every window."""
-    network, taught = Teacher(teacher, cut), []
+    network, taught = Teacher(teacher, cut, device), []
     for window in windows:
         boundaries, logits = teach(network, window)
         taught.append(([window, *boundaries], logits))
@@ -89,13 +94,13 @@ def teach_windows(
 
 
 def teach_cells(
-    teacher: TrainedModel, cut: Cut, windows: Windows, job: Job
+    teacher: TrainedModel, cut: Cut, windows: Windows, job: Job, device: Device = "cpu"
 ) -> tuple[list[Features], list[Features]]:
     """Boundaries 0..K of the windows from which cells learn, and of those that rate them."""
     sizes = np.cumsum([len(window) for window in windows.pictures["train"]])
     shown = 1 + int(np.searchsorted(sizes, job.features.images))
     parts = (windows.pictures["train"][:shown], windows.pictures["rating"])
-    learnt, rating = ([f for f, _ in teach_windows(teacher, cut, part)] for part in parts)
+    learnt, rating = ([f for f, _ in teach_windows(teacher, cut, part, device)] for part in parts)
     return learnt, rating
 
 
@@ -109,6 +114,7 @@ def distill(
     generation: int = 1,
     beginnings: Sequence[Beginning] = ((),),
     begun: Sequence[Features] = (),
+    device: Device = "cpu",
 ) -> CellTrainer:
     """Train one cell (block, cell) on the boundaries of all windows.
 
@@ -116,7 +122,9 @@ def distill(
     cell reads of each of them in the place of boundary k-1.
     """
     stream = (job.seed, generation)
-    trainer = CellTrainer(space, cut, pixels, job.distill, where, stream, beginnings=beginnings)
+    trainer = CellTrainer(
+        space, cut, pixels, job.distill, where, stream, device, beginnings=beginnings
+    )
     count = len(windows) // (job.distill.epochs if job.features.fresh else 1)
     for epoch in range(job.distill.epochs):
         start = epoch * count if job.features.fresh else 0
@@ -192,16 +200,20 @@ def progressive(
 
 
 def rating_set(
-    windows: Sequence[Features], block: int, recalibration: int, rows: slice
+    windows: Sequence[Features],
+    block: int,
+    recalibration: int,
+    rows: slice,
+    device: Device = "cpu",
 ) -> RatingSet:
     """The first pictures recalibrate, those of `rows` rate."""
     inputs = np.concatenate([w[block] for w in windows])
     targets = np.concatenate([w[block + 1] for w in windows])
     everything = np.arange(len(inputs))
     return RatingSet(
-        minibatch(inputs, everything[:recalibration]),
-        minibatch(inputs, everything[rows]),
-        minibatch(targets, everything[rows]),
+        minibatch(inputs, everything[:recalibration], device),
+        minibatch(inputs, everything[rows], device),
+        minibatch(targets, everything[rows], device),
     )
 
 
