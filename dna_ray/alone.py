@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dna_ray.config import Distill
+from dna_ray.data.windows import ahead, staged
 from dna_ray.distill import CellTrainer, Stream
 from dna_ray.errors import UserError
 from dna_ray.rating import RatingSet, rate_cell
@@ -40,10 +41,12 @@ def train_alone(
     """
     names: Stream = (*stream, ",".join(map(str, path)))
     trainer = CellTrainer(space, cut, pixels, recipe, where, names, device, path=path)
-    for epoch in range(recipe.epochs):
-        for index in range(count):
-            trainer.train_window(index, *windows[(epoch * count + index) % len(windows)])
-        trainer.end_epoch()
+    turns = (windows[turn % len(windows)] for turn in range(recipe.epochs * count))
+    read = ahead(turns, lambda window: [staged(each, device) for each in window], device)
+    for turn, boundaries in enumerate(read):
+        trainer.train_window(turn % count, *boundaries)
+        if turn % count == count - 1:
+            trainer.end_epoch()
     if trainer.stopped:
         raise UserError(trainer.stopped)
     return rate_cell(trainer.net, space.blocks[where[0]].ops, data, path)[path]

@@ -11,6 +11,7 @@ networks of its own for them, which are trained with it.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from dna_ray.config import Distill
-from dna_ray.data.windows import minibatch
+from dna_ray.data.windows import minibatch, staged
 from dna_ray.network.beginnings import Beginnings, build_beginnings
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.precision import autocast
@@ -37,7 +38,6 @@ _EXPLODED = 1e4
 
 Path = tuple[Op, ...]
 Stream = tuple[int, *tuple[str | int, ...]]  # a seed, and the names of what draws from it
-Minibatch = dict[int, tuple[Tensor, Tensor]]  # this worker's shards: boundaries k-1 and k
 
 
 def relative_l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -82,6 +82,20 @@ class PathSampler(Generic[T]):
         if self._sampling == "fair":
             return rng.permuted(np.tile(np.arange(len(self._ops)), (self._layers, 1)), axis=1)
         return rng.integers(len(self._ops), size=(self._layers, len(self._ops)))
+
+
+def _reading(loss: Tensor) -> Callable[[], float]:
+    """What gives the value of a loss later on, and waits for no step that was begun after it."""
+    if not loss.is_cuda:
+        return loss.item
+    value, there = loss.to("cpu", non_blocking=True), torch.cuda.Event()
+    there.record()
+
+    def read() -> float:
+        there.synchronize()
+        return value.item()
+
+    return read
 
 
 class CellTrainer:
@@ -133,6 +147,8 @@ class CellTrainer:
             for module in self.net.choices()
         }
         self._precision = autocast(device)
+        # A GPU is given the next step before the loss of this one is looked at.
+        self._lag = 0 if torch.device(device).type == "cpu" else 1
         # Adam passes over parameters without a gradient, so the weight decay of a step never
         # reaches the ops that its paths did not take. Fused, it takes a third of the time.
         blocks = {block: [self.net], **self.before.by_block()}
@@ -163,51 +179,55 @@ class CellTrainer:
         self._first_loss = math.inf
         self.stopped = ""
 
-    def train_window(self, index: int, *boundaries: Array) -> list[float]:
+    def train_window(self, index: int, *boundaries: Array | Tensor) -> list[float]:
         """One pass over a window: boundary k-1 and k, (N, H, W, C) each. The loss of each step.
 
-        In the place of boundary k-1, strategy B is given what each of the frozen beginnings makes
-        of the pictures, in their order, and A the pictures.
+        For a GPU they may be `staged` already. In the place of boundary k-1, strategy B is given
+        what each of the frozen beginnings makes of the pictures, in their order, and A the
+        pictures.
         """
+        *inputs, targets = (
+            each if isinstance(each, Tensor) else staged(each, self._device) for each in boundaries
+        )
         losses: list[float] = []
-        minibatches = self._minibatches(index, boundaries[:-1], boundaries[-1])
-        following = next(minibatches, None)
-        while following is not None and not self.stopped:
-            loss = self._step(following)
-            following = next(minibatches, None)  # made ready while a GPU is at the step
-            losses.append(float(loss))
-            self.stopped = self._trouble(losses[-1])
+        under_way: deque[Callable[[], float]] = deque()
+
+        def take() -> None:
+            losses.append(under_way.popleft()())
+            self.stopped = self._trouble(losses[-1], self.minibatches - len(under_way))
+
+        for rows in self._minibatch_rows(index, len(targets)):
+            if self.stopped:
+                break
+            read = inputs[self._beginning if len(inputs) > 1 else 0]
+            loss = self._step(minibatch(read, rows), minibatch(targets, rows))
+            under_way.append(_reading(loss))
+            if len(under_way) > self._lag:
+                take()
+        while under_way and not self.stopped:
+            take()
         return losses
 
-    def _minibatches(
-        self, index: int, inputs: Sequence[Array], targets: Array
-    ) -> Iterator[Minibatch]:
-        """The minibatches of a window, each when it is asked for."""
-        for rows in self._minibatch_rows(index, len(targets)):
-            read = inputs[self._beginning if len(inputs) > 1 else 0]
-            yield {
-                shard: (
-                    minibatch(read, rows[shard], self._device),
-                    minibatch(targets, rows[shard], self._device),
-                )
-                for shard in self._own
-            }
-
     def _minibatch_rows(self, window: int, images: int) -> Iterator[Array]:
-        """The rows of each minibatch, (shards, B / shards)."""
+        """The rows of each minibatch, of which this worker's shards are read: neighbours."""
         rng = generator(self._seed, *self._names, "order", self.epoch, window)
         order, shards = rng.permutation(images), self._recipe.shards
         size = min(self._recipe.batch, images // shards * shards)
         for start in range(0, images - size + 1, size) if size else ():
-            yield order[start : start + size].reshape(shards, -1)
+            yield order[start : start + size].reshape(shards, -1)[self._own].ravel()
 
-    def _step(self, shards: Minibatch) -> Tensor:
-        """The loss, mean over this minibatch's paths: a scalar that may be under way still."""
+    def _step(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss, mean over this minibatch's paths: a scalar that may be under way still.
+
+        `x` and `y` are this worker's shards of boundaries k-1 and k, one after another.
+        """
         paths = self._paths()
         self._optimizer.zero_grad()
         if self._recipe.shards == 1:  # it is its own mean, and nothing has to be looked up
-            loss = self._backward(paths, *shards[0])
+            loss = self._backward(paths, x, y)
         else:
+            pairs = zip(x.chunk(len(self._own)), y.chunk(len(self._own)), strict=True)
+            shards = dict(zip(self._own, pairs, strict=True))
             parts = [self._learnt[module] for module in self.net.taken(paths)]
             loss = averaged(
                 [parameter for parameters, _ in parts for parameter in parameters],
@@ -240,9 +260,9 @@ class CellTrainer:
             begun.backward(read.grad)
         return sum(losses[1:], losses[0]) * self._weight
 
-    def _trouble(self, loss: float) -> str:
-        """Why training is of no use any more; "" where it is."""
-        if self.minibatches == 1:
+    def _trouble(self, loss: float, step: int) -> str:
+        """Why training is of no use any more after so many steps; "" where it is."""
+        if step == 1:
             self._first_loss = loss
         if math.isfinite(loss) and loss <= _EXPLODED * self._first_loss:
             return ""
@@ -251,7 +271,7 @@ class CellTrainer:
         key_ = "learning_rate" if block else "learning_rate_first"
         return (
             f"the loss of a cell must stay small, but that of block {block + 1}, cell {cell} is "
-            f"{loss:.3g} at step {self.minibatches}{first}, with learning rate "
+            f"{loss:.3g} at step {step}{first}, with learning rate "
             f"{self._optimizer.param_groups[0]['lr']:.3g}; set distill.{key_} lower"
         )
 

@@ -19,7 +19,7 @@ from dna_ray.network.model import (
     save_model,
     trained,
 )
-from dna_ray.planning.calibration import cell_macs
+from dna_ray.planning.calibration import cell_macs, rank_bytes
 from dna_ray.planning.placement import RankPlan, Share, plan_ranks
 from dna_ray.planning.plan import recipe
 from dna_ray.planning.work import worth_measuring
@@ -138,7 +138,7 @@ class Generation:
                     {"num_cpus": share.rank_cpus, "num_gpus": share.rank_gpus},
                 )
             work = {where: trial.seconds for where, trial in trials.items()}
-            needed = max(trial.gpu_bytes for trial in trials.values())
+            needed = rank_bytes(trials.values(), driver.plan.sizes.window)
         share = driver.share(useful, beside=driver.streamed, rank_bytes=needed)
         return plan_ranks(work, share.ranks, config.shards), share
 

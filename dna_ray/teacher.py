@@ -89,13 +89,24 @@ def teach(teacher: Teacher, pictures: Array) -> tuple[list[Array], Array]:
     Returns boundaries 1..K as contiguous arrays (N, H, W, C), the layout in which cells read them,
     and the logits (N, classes), all float32.
     """
-    parts = []
+    whole: list[Tensor] = []
+    done = 0
     for batch in batches(pictures, teacher.device):
         features, logits = teacher(batch)
-        last = [np.ascontiguousarray(f.permute(0, 2, 3, 1).cpu().numpy()) for f in features]
-        parts.append([*last, logits.cpu().numpy()])
-    *boundaries, joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        parts = [*(feature.permute(0, 2, 3, 1) for feature in features), logits]
+        if not whole:  # in pinned memory, a GPU writes it by itself while it goes on
+            whole = [_room((len(pictures), *part.shape[1:]), part.is_cuda) for part in parts]
+        for room, part in zip(whole, parts, strict=True):
+            room[done : done + len(batch)].copy_(part, non_blocking=True)
+        done += len(batch)
+    if whole[0].is_pinned():
+        torch.cuda.synchronize(teacher.device)
+    *boundaries, joined = (room.numpy() for room in whole)
     return boundaries, joined
+
+
+def _room(shape: tuple[int, ...], pinned: bool) -> Tensor:
+    return torch.empty(shape, pin_memory=pinned)
 
 
 def cut_teacher(model: TrainedModel, reductions: Sequence[int], resolution: int) -> Cut:

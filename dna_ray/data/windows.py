@@ -1,35 +1,89 @@
 """From windows, as arrays in the object store, to minibatches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Array = np.ndarray
+T = TypeVar("T")
+R = TypeVar("R")
 
-# Of pictures that only pass through a network: on a processor larger batches leave its cache (with
-# pictures of 224 pixels 64 take twice the time of 4 at a time: tests/benchmarks/teacher.py).
-_BATCH, _PIXELS = 64, 2**18
+# How many pictures that only pass through a network do so at a time, and how many pixels they have
+# at most, by kind of device. On a processor larger batches leave its cache, a GPU wants to be full
+# (tests/benchmarks/teacher.py).
+_BATCH = {"cpu": (64, 2**18), "cuda": (1024, 2**24)}
+
+_CHUNK = 32 * 2**20  # bytes that are copied into pinned memory while those before are transferred
 
 
-def minibatch(window: Array, rows: Array, device: torch.device | str = "cpu") -> Tensor:
+def minibatch(window: Array | Tensor, rows: Array, device: torch.device | str = "cpu") -> Tensor:
     """Rows of a window (N, H, W, C) as (B, C, H, W) in channels-last memory; the only copy.
 
     A window is shared by all processes of a machine and read-only: hence a copy there must be. For
-    a GPU it is made in pinned memory, from where it is transferred while the program goes on.
+    a GPU it is made in pinned memory, from where it is transferred while the program goes on; of a
+    window that is `staged` there already it is made there.
     """
+    if isinstance(window, Tensor):
+        return window.index_select(0, torch.from_numpy(rows).to(window.device)).permute(0, 3, 1, 2)
     if torch.device(device).type == "cpu":
         return torch.from_numpy(window[rows]).permute(0, 3, 1, 2)
-    kind = torch.from_numpy(np.empty(0, window.dtype)).dtype
-    batch = torch.empty((len(rows), *window.shape[1:]), dtype=kind, pin_memory=True)
+    batch = _pinned((len(rows), *window.shape[1:]), window.dtype)
     np.take(window, rows, axis=0, out=batch.numpy(), mode="clip")  # any other mode copies twice
     return batch.permute(0, 3, 1, 2).to(device, non_blocking=True)
 
 
 def batches(window: Array, device: torch.device | str = "cpu") -> Iterator[Tensor]:
     """All pictures of a window (N, H, W, 3), for one pass forward: in order, (B, 3, H, W) each."""
-    on_cpu = torch.device(device).type == "cpu"
-    size = min(_BATCH, max(1, _PIXELS // window[0, ..., 0].size)) if on_cpu else _BATCH
+    most, pixels = _BATCH[torch.device(device).type]
+    size = min(most, max(1, pixels // window[0, ..., 0].size))
     for start in range(0, len(window), size):
         yield minibatch(window, np.arange(start, min(start + size, len(window))), device)
+
+
+def staged(window: Array, device: torch.device | str) -> Array | Tensor:
+    """A window (N, H, W, C) where minibatches of it are computed: a GPU is given a copy.
+
+    The call returns when the copy is whole. It waits for no more than what the GPU had been given
+    to do before, so a thread can stage one window while another computes on the last.
+    """
+    if torch.device(device).type == "cpu":
+        return window
+    main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    kind = torch.from_numpy(np.empty(0, window.dtype)).dtype
+    there = torch.empty(window.shape, dtype=kind, device=device)
+    side.wait_stream(main)  # which may still be at what was in this memory before
+    rows = max(1, _CHUNK // window[0].nbytes)
+    with torch.cuda.stream(side):
+        for start in range(0, len(window), rows):
+            part = window[start : start + rows]
+            chunk = _pinned(part.shape, part.dtype)
+            np.copyto(chunk.numpy(), part)
+            there[start : start + rows].copy_(chunk, non_blocking=True)
+    side.synchronize()
+    return there
+
+
+def ahead(items: Iterable[T], make: Callable[[T], R], device: torch.device | str) -> Iterator[R]:
+    """What `make` makes of every item, in order. For a GPU, a thread is one item ahead."""
+    if torch.device(device).type == "cpu":
+        yield from map(make, items)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+        made = None
+        for item in items:
+            following = thread.submit(make, item)
+            if made is not None:
+                yield made.result()
+            made = following
+        if made is not None:
+            yield made.result()
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
+    """Memory from which a GPU reads by itself; torch uses it again when the GPU has read it."""
+    kind = torch.from_numpy(np.empty(0, dtype)).dtype
+    return torch.empty(shape, dtype=kind, pin_memory=True)

@@ -1,6 +1,7 @@
 """What work costs: estimated from multiply-adds, or measured by a short trial on this machine."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,12 @@ class Trial:
 
     seconds: float
     gpu_bytes: int
+
+
+def rank_bytes(trials: Iterable[Trial], window: int) -> int:
+    """What a rank fills of a GPU: its largest cell, and two windows of so many bytes; 0 without."""
+    largest = max(trial.gpu_bytes for trial in trials)
+    return largest + 2 * window if largest else 0
 
 
 def cell_macs(space: Space, cut: Cut, resolution: int) -> dict[Where, float]:

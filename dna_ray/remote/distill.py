@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ray import train
 from torch import distributed
 
 from dna_ray.config import Distill
+from dna_ray.data.windows import ahead, staged
 from dna_ray.distill import CellTrainer
 from dna_ray.errors import noted
 from dna_ray.planning.placement import RankPlan, Share
@@ -28,6 +30,7 @@ from dna_ray.storage import Place
 from dna_ray.teacher import Cut
 
 Weights = dict[str, torch.Tensor]
+Boundary = np.ndarray | torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -141,16 +144,26 @@ def _train_cells(config: dict[str, Any]) -> None:
                 trainer.restore(state["trainer"])
                 losses[trainer.where] = state["losses"]
     windows = config["windows"].reader(rank)
+    blocks = sorted({block for block, _ in plan.cells(rank)})
+
+    def read(position: int) -> dict[int, list[Boundary]]:
+        """What the cells of each block read of a window; each boundary once."""
+        window = windows[position]
+        around = {block: window.around(block) for block in blocks}
+        refs = list(dict.fromkeys(chain.from_iterable(around.values())))
+        there = (staged(boundary, device()) for boundary in ray.get(refs))
+        boundaries = dict(zip(refs, there, strict=True))
+        return {block: [boundaries[ref] for ref in refs] for block, refs in around.items()}
+
     for epoch in range(trainers[0].epoch, recipe.epochs):
         steps: dict[Where, list[float]] = {trainer.where: [] for trainer in trainers}
-        for index in range(count):
-            window = windows[epoch * count + index]
+        positions = range(epoch * count, (epoch + 1) * count)
+        for index, around in enumerate(ahead(positions, read, device())):
             for trainer in trainers:
                 block, cell = trainer.where
                 part = f"block {block + 1}, cell {cell}"
-                boundaries = ray.get(window.around(block))
                 with noted(part):
-                    steps[trainer.where] += trainer.train_window(index, *boundaries)
+                    steps[trainer.where] += trainer.train_window(index, *around[block])
                 if trainer in leading:
                     _tell(config["board"], trainer, epoch * count + index + 1, steps[trainer.where])
         files = {}

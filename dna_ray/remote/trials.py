@@ -11,7 +11,7 @@ import torch
 from dna_ray.config import Job
 from dna_ray.data import Pictures
 from dna_ray.network.model import TrainedModel, build_model, trained, with_classes
-from dna_ray.planning.calibration import TRIED, Pixels, cell_macs, time_teacher
+from dna_ray.planning.calibration import TRIED, Pixels, cell_macs, rank_bytes, time_teacher
 from dna_ray.planning.forecast import Forecast, decided
 from dna_ray.planning.placement import Resources, plan_ranks, share_out
 from dna_ray.planning.plan import Plan, recipe
@@ -62,7 +62,7 @@ def foretell(session: Session, plan: Plan, before: float = 0.0) -> Forecast:
         {"num_cpus": share.rank_cpus, "num_gpus": share.rank_gpus},
     )
     cells = {where: trial.seconds for where, trial in trials.items()}
-    needed = max(trial.gpu_bytes for trial in trials.values())
+    needed = rank_bytes(trials.values(), plan.sizes.window)
     share = share_out(resources, session.workers, useful, beside=beside, rank_bytes=needed)
     measured = worth_measuring(job.distill, job.features.images * job.distill.epochs)
     ranks = plan_ranks(cells if measured else macs, share.ranks, job.distill.shards)

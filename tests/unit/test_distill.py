@@ -326,6 +326,24 @@ def test_a_loss_that_is_of_no_use_any_more_stops_its_cell(tiny: Space, value: fl
     assert other.train_window(1, inputs, targets) == []
 
 
+@pytest.mark.parametrize("at", [None, 0, 3, 4])
+def test_losses_and_stops_are_the_same_where_the_next_step_is_under_way(
+    tiny: Space, at: int | None
+) -> None:
+    """As on a GPU. What is under way when a cell stops comes to nothing."""
+    inputs, targets = window(1, 0, 20)
+    if at is not None:
+        targets = targets.copy()
+        targets[generator(7, "distill", 1, 1, 1, "order", 0, 0).permutation(20)[4 * at]] = math.nan
+    one, other = trainer(tiny), trainer(tiny)
+    other._lag = 1
+    expected, found = (cell.train_window(0, inputs, targets) for cell in (one, other))
+    assert found == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
+    assert len(expected) == (5 if at is None else at + 1)
+    assert other.stopped == one.stopped
+    assert other.minibatches == min(5, one.minibatches + (at is not None))
+
+
 def test_block_1_has_a_learning_rate_of_its_own_to_lower(tiny: Space) -> None:
     cell, (inputs, targets) = trainer(tiny, (0, 1)), window(0, 0)
     cell.train_window(0, inputs, np.full_like(targets, np.nan))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dna_ray.alone import train_alone
 from dna_ray.config import Distill, Loss, Strategy
-from dna_ray.data.windows import batches, minibatch
+from dna_ray.data.windows import ahead, batches, minibatch, staged
 from dna_ray.distill import CellTrainer
 from dna_ray.network.beginnings import build_beginnings
 from dna_ray.network.model import TimmSpec, TrainedModel, build_model, trained
@@ -73,8 +73,26 @@ def test_minibatches_are_the_rows_of_a_window(size: int, dtype: type) -> None:
         assert batch.device.type == "cuda"
         assert batch.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(batch.cpu(), minibatch(array, rows))
+    there = staged(array, "cuda")
+    assert isinstance(there, Tensor)
+    assert torch.equal(minibatch(there, rows).cpu(), minibatch(array, rows))
     passed = torch.cat(list(batches(array, "cuda")))
     assert torch.equal(passed.cpu(), minibatch(array, np.arange(40)))
+
+
+def test_windows_are_staged_whole_while_others_are_computed_on() -> None:
+    """In memory that is used again, under a GPU that is kept busy."""
+    rng = np.random.default_rng(0)
+    windows = [rng.normal(size=(600, 16, 16, 64)).astype(np.float32) for _ in range(8)]
+    square = torch.randn(4096, 4096, device="cuda")
+    for window, there in zip(
+        windows, ahead(windows, lambda each: staged(each, "cuda"), "cuda"), strict=True
+    ):
+        assert isinstance(there, Tensor)
+        for _ in range(20):
+            square = torch.tanh(square @ square)
+        sums = there.double().sum((1, 2, 3)).cpu().numpy()
+        assert sums == pytest.approx(window.sum((1, 2, 3), dtype=np.float64), rel=1e-6, abs=1e-4)
 
 
 @pytest.mark.parametrize("where", [(0, 2), (1, 2)])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dna_ray.planning.calibration import Trial, rank_bytes
 from dna_ray.planning.placement import RankPlan, Resources, plan_ranks, share_out
 from dna_ray.space import Where
 
@@ -111,3 +112,9 @@ def test_gpus_are_shared_where_they_must_and_memory_lets_them(
     assert per_gpu == 1 or per_gpu * gigabytes <= 32
     fitting = gpus * max(1, 32 // gigabytes) if gigabytes else math.inf
     assert share.ranks == min(workers, useful, fitting)
+
+
+def test_a_rank_has_room_for_its_largest_cell_and_two_windows() -> None:
+    trials = [Trial(seconds=1.0, gpu_bytes=size) for size in (300, 500, 400)]
+    assert rank_bytes(trials, 70) == 640
+    assert rank_bytes([Trial(seconds=1.0, gpu_bytes=0)], 70) == 0
