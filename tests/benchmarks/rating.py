@@ -159,7 +159,6 @@ def measure(layers: int, ops: tuple[Op, ...], device: str) -> list[object]:
     ratio = took["plain"] / took["depth-first"]
     pictures = PICTURES + RECALIBRATION
     row = [
-        device,
         layers,
         len(ops),
         len(paths),
@@ -179,17 +178,13 @@ def measure(layers: int, ops: tuple[Op, ...], device: str) -> list[object]:
 def main() -> None:
     """Measure all in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=CALLS, default="cpu")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
+    device = arguments.device
     torch.set_num_threads(1)
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    rows = [
-        measure(layers, ops, device)
-        for device in devices
-        for ops in OPS.values()
-        for layers in (2, 3, 4, 5)
-    ]
-    header = ["device", "layers", "ops", "paths"]
+    rows = [measure(layers, ops, device) for ops in OPS.values() for layers in (2, 3, 4, 5)]
+    header = ["layers", "ops", "paths"]
     header += ["path by path, s", "depth-first, s", "stacked, s"]
     header += ["path by path, G multiply-adds", "shared, G"]
     header += ["path by path, MB", "depth-first, MB", "stacked, MB", "largest relative difference"]
@@ -200,15 +195,12 @@ def main() -> None:
         f"({WIDTH_IN} to {WIDTH_OUT} channels by way of {WIDTH}, {SIDE} x {SIDE} pixels); one "
         f"thread. Of more than {SAMPLE} paths, {SAMPLE} are rated path by path and the time is "
         "extrapolated; the differences are those of these. MB are beyond what was held before. "
-        f"On a processor stacks of {STACKED['cpu'].stack >> 20} MiB are tried; the default "
-        "there is depth-first.\n\n"
+        f"Stacks have {STACKED[device].stack >> 20} MiB; the default on a processor is "
+        "depth-first, on a GPU stacked.\n\n"
     )
-    publish(
-        "rating",
-        "Rating path by path, depth-first and stacked",
-        text + table(header, rows),
-        write=arguments.write,
-    )
+    name = "rating" if device == "cpu" else f"rating --device {device}"
+    title = f"Rating path by path, depth-first and stacked ({device})"
+    publish(name, title, text + table(header, rows), write=arguments.write)
 
 
 if __name__ == "__main__":
