@@ -120,15 +120,19 @@ class Distill:
 class Rate:
     """Rating of the paths (Eq 7) on `images` held-out pictures.
 
-    Batch norm is recalibrated on `recalibration` further held-out pictures.
+    Batch norm is recalibrated on `recalibration` further held-out pictures. `interactions` is the
+    part of what ops of a path have to do with each other that stays in its rating; with 1 it is the
+    loss alone, as in the paper.
     """
 
     images: int = 320
     recalibration: int = 64
+    interactions: float = 0.25
 
     def __post_init__(self) -> None:
         _check("rate", "images", self.images, 2)
         _check("rate", "recalibration", self.recalibration, 2)
+        _check("rate", "interactions", self.interactions, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -221,6 +221,7 @@ class Generation:
                     self._driver.share(1).task,
                 )
                 metadata = {"method": "dna", "seed": str(self._job.seed)}
+                metadata["interactions"] = str(self._job.rate.interactions)
                 ratings = ratings_of(plan.space, plan.table, losses, metadata)
                 self._run.write_table(record, to_arrow(ratings))
                 facts |= {"paths": paths, "images": self._job.rate.images}

@@ -40,6 +40,7 @@ class ProgressiveGeneration(Generation):
             kept = beam.kept(beginnings, grown)
             least.append([np.fmin.reduce(cells) for cells in zip(*losses, strict=True)])
         metadata = {"method": distill_.strategy, "seed": str(self._job.seed)}
+        metadata["interactions"] = str(self._job.rate.interactions)
         ratings = ratings_of(plan.space, plan.table, least, metadata)
         if not self._run.has(self._record("ratings.parquet")):
             self._run.write_table(self._record("ratings.parquet"), to_arrow(ratings))

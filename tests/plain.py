@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dna_ray.alone import train_alone
-from dna_ray.config import Job
+from dna_ray.config import Job, Rate
 from dna_ray.data import Pictures, load_pictures
 from dna_ray.data.schedule import draw, schedule
 from dna_ray.data.windows import minibatch
@@ -18,6 +18,7 @@ from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.model import TrainedModel, save_model, trained, with_classes
 from dna_ray.planning.plan import recipe
 from dna_ray.progressive import features_behind, rate_behind
+from dna_ray.ranking import shrunk
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.retrain import PictureSet, Recipe, Trainer, logits_of, soft_labels
 from dna_ray.search import Beam, Selection, ratings_of
@@ -27,6 +28,7 @@ from dna_ray.teacher import Cut, Teacher, load_teacher, teach
 
 Array = np.ndarray
 Device = torch.device | str
+INTERACTIONS = Rate().interactions
 Features = list[Array]  # boundaries 0..K of one window, (N, H, W, C)
 
 
@@ -192,7 +194,8 @@ def progressive(
             own = trainer.before if job.distill.strategy == "progressive_a" else before
             for number, rated in enumerate(losses):
                 found = rate_behind(own, number, trainer.net, shape.ops, pictures)
-                rated.append(np.array(list(found.values())))
+                layers, keep = shape.cells[cell].layers, job.rate.interactions
+                rated.append(shrunk(np.array(list(found.values())), layers, keep))
         grown = beam.grow(beginnings, losses)
         kept = beam.kept(beginnings, grown)
         least.append([np.minimum.reduce(cells) for cells in zip(*losses, strict=True)])
@@ -217,9 +220,12 @@ def rating_set(
     )
 
 
-def rate(net: CellNet, ops: tuple[Op, ...], data: RatingSet) -> list[float]:
-    """The loss of every path of a cell."""
-    return list(rate_cell(net, ops, data).values())
+def rate(
+    net: CellNet, ops: tuple[Op, ...], data: RatingSet, interactions: float = INTERACTIONS
+) -> list[float]:
+    """The rating of every path of a cell: its loss, and so much of its interactions."""
+    losses = np.array(list(rate_cell(net, ops, data).values()))
+    return list(shrunk(losses, len(net.layers), interactions))
 
 
 def rate_state(
@@ -230,7 +236,7 @@ def rate_state(
     state: dict[str, torch.Tensor],
     data: RatingSet,
 ) -> list[float]:
-    """The loss of every path of a cell with the weights of `state`."""
+    """The rating of every path of a cell with the weights of `state`."""
     block, cell = where
     net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
     net.load_state_dict(state)

@@ -3,6 +3,7 @@
 from dna_ray.ranking.alignment import ALIGNED, LEAST, aligned
 from dna_ray.ranking.bench import Bench, Rated, rate, read_bench
 from dna_ray.ranking.evaluation import NEAR, Agreement, EqualCost, Evaluation, Figure, evaluate
+from dna_ray.ranking.interactions import shrunk
 from dna_ray.ranking.stability import (
     LITTLE,
     Choice,
@@ -64,6 +65,7 @@ __all__ = [
     "read_bench",
     "read_trainings",
     "read_variants",
+    "shrunk",
     "stability_verdict",
     "taus",
     "trainings_table",

@@ -12,6 +12,7 @@ from dna_ray.data.windows import minibatch
 from dna_ray.errors import noted
 from dna_ray.network.beginnings import Beginnings, build_beginnings
 from dna_ray.progressive import features_behind, rate_behind
+from dna_ray.ranking import shrunk
 from dna_ray.remote.rating import rating_set, trained_cell
 from dna_ray.remote.session import Session
 from dna_ray.remote.tasks import device, single_threaded, task
@@ -131,7 +132,9 @@ def _rate(
     nets = _beginning(space, cut, pixels, beginning, before)
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
     with noted(f"block {block + 1}, cell {cell}"):
-        return np.array(list(rate_behind(nets, 0, net, space.blocks[block].ops, data).values()))
+        losses = rate_behind(nets, 0, net, space.blocks[block].ops, data).values()
+    layers = space.blocks[block].cells[cell].layers
+    return shrunk(np.array(list(losses)), layers, sizes.interactions)
 
 
 def _beginning(

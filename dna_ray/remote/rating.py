@@ -10,6 +10,7 @@ from dna_ray.config import Rate
 from dna_ray.data.windows import minibatch
 from dna_ray.errors import noted
 from dna_ray.network.cell import CellNet, build_cell
+from dna_ray.ranking import shrunk
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.remote.metrics import observe
 from dna_ray.remote.session import Session
@@ -71,7 +72,11 @@ def rate(
         observe(session.board, {"paths_rated": paths[ref], "paths_left": left})
     return [
         [
-            np.concatenate([ray.get(refs[(b, c), op]) for op in block.ops])
+            shrunk(
+                np.concatenate([ray.get(refs[(b, c), op]) for op in block.ops]),
+                block.cells[c].layers,
+                sizes.interactions,
+            )
             if (b, c) in weights
             else np.full(block.count(c), np.nan)
             for c in range(len(block.cells))

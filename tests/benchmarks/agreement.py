@@ -1,7 +1,8 @@
 """Does a rating agree with itself, and with paths trained alone? Kendall's tau in each block.
 
 Between two seeds (windows, weights, paths and rating pictures all drawn anew; the mean over the
-pairs of three), between two halves of the held-out pictures with the same cells, and against paths
+pairs of three), and there of pairs of paths that differ in kernels alone and of all other pairs,
+between two halves of the held-out pictures with the same cells, and against paths
 that are trained alone, `ALONE` of each block with weights of their own, `TRAININGS` times each, by
 the default recipe (or that of `--alone`) at the same resolution: these are the same for all
 recipes, and each other, multiply-adds and parameters are held against them too. Recipes are given
@@ -25,12 +26,14 @@ from dna_ray.config import job_from_tree, put, setting
 from dna_ray.data import load_pictures
 from dna_ray.network.model import TrainedModel, load_model
 from dna_ray.randomness import generator
-from dna_ray.space import cost_table, load_space
+from dna_ray.ranking import shrunk
+from dna_ray.space import Space, cost_table, load_space
 from dna_ray.teacher import cut_teacher
 from tests import plain
 from tests.benchmarks.report import publish, table
 
 SEEDS = (0, 1, 2)
+KEEP = "rate.interactions="  # changes nothing of what is kept
 ALONE = 20
 TRAININGS = 2
 
@@ -66,7 +69,8 @@ _cache: dict[tuple[str, int], Any] = {}
 def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
     """Train and rate one cell of one recipe and seed, and keep in a file what is found."""
     recipe, seed, where, folder = task
-    file = Path(folder) / f"rated-{recipe}-seed-{seed}-{where[0]}-{where[1]}.json"
+    trained = ",".join(part for part in recipe.split(",") if not part.startswith(KEEP))
+    file = Path(folder) / f"rated-{trained}-seed-{seed}-{where[0]}-{where[1]}.json"
     if file.exists():
         kept: dict[str, Any] = json.loads(file.read_text())
         return kept
@@ -92,7 +96,7 @@ def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
         slice(first + images // 2, first + images),
     ):
         data = plain.rating_set(held_out, where[0], first, rows)
-        losses.append(plain.rate(trainer.net, ops, data))
+        losses.append(plain.rate(trainer.net, ops, data, 1))
         if len(losses) == 1:
             rated_at = time.process_time()
     found = {"losses": losses, "distill": trained_at - start, "rate": rated_at - trained_at}
@@ -187,10 +191,26 @@ def main() -> None:
 
 
 HEADER = (
-    "recipe", "block", "two seeds", "two held-out halves", "against paths alone",
+    "recipe", "block", "two seeds", "of paths that differ in kernels alone", "of all others",
+    "two held-out halves", "against paths alone",
     "these against each other", "multiply-adds", "parameters", "rating with multiply-adds",
     "distill, core s", "rate, core s",
 )  # fmt: skip
+
+
+def _alike(space: Space, block: int, cell: int) -> np.ndarray:
+    """A number for every path of a cell: the same for those that differ in kernels alone."""
+    kinds: dict[tuple[int, ...], int] = {}
+    expansions = (tuple(op.expansion for op in path) for path in space.blocks[block].paths(cell))
+    return 10_000 * cell + np.array([kinds.setdefault(kind, len(kinds)) for kind in expansions])
+
+
+def _pairs(one: np.ndarray, other: np.ndarray, alike: np.ndarray) -> tuple[float, float]:
+    """Kendall's tau over the pairs of paths that are alike, and over all others."""
+    i, j = np.triu_indices(len(one), 1)
+    agree = np.sign(one[i] - one[j]) * np.sign(other[i] - other[j])
+    same = alike[i] == alike[j]
+    return agree[same].mean(), agree[~same].mean()
 
 
 def _rows(
@@ -200,6 +220,7 @@ def _rows(
 ) -> list[list[str]]:
     space = load_space(_job(recipe, 0).space)
     costs = cost_table(space, _job(recipe, 0).resolution or space.resolution, 2)
+    keep = _job(recipe, 0).rate.interactions
     rows = []
     for b, block in enumerate(space.blocks):
         if (0, (b, 0)) not in results:
@@ -207,13 +228,25 @@ def _rows(
         cells = range(len(block.cells))
 
         def joined(seed: int, part: int, b: int = b, cells: range = cells) -> np.ndarray:
-            return np.concatenate([results[seed, (b, c)]["losses"][part] for c in cells])
+            return np.concatenate(
+                [
+                    shrunk(
+                        np.array(results[seed, (b, c)]["losses"][part]),
+                        space.blocks[b].cells[c].layers,
+                        keep,
+                    )
+                    for c in cells
+                ]
+            )
 
         params, macs = np.concatenate([costs.paths[b][c][0] for c in cells]).T
         paths, trainings = alone[b]
         losses = np.mean(trainings, axis=0)
+        alike = np.concatenate([_alike(space, b, c) for c in cells])
+        pairs = [_pairs(joined(s, 0), joined(t, 0), alike) for s, t in combinations(SEEDS, 2)]
         taus = (
             np.mean([kendalltau(joined(s, 0), joined(t, 0))[0] for s, t in combinations(SEEDS, 2)]),
+            *np.mean(pairs, axis=0),
             np.mean([kendalltau(joined(s, 1), joined(s, 2))[0] for s in SEEDS]),
             np.mean([kendalltau(joined(s, 0)[paths], losses)[0] for s in SEEDS]),
             kendalltau(*trainings)[0],

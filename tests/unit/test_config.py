@@ -117,7 +117,9 @@ def test_an_unknown_key_is_given_the_nearest_one(name: str) -> None:
 
 
 def test_a_key_like_no_other_lists_those_of_its_section() -> None:
-    with pytest.raises(UserError, match=r"'rate\.zzz'; choose one of images, recalibration$"):
+    with pytest.raises(
+        UserError, match=r"'rate\.zzz'; choose one of images, interactions, recalibration$"
+    ):
         job_from_tree({"rate": {"zzz": 1}})
 
 
