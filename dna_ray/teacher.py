@@ -94,8 +94,9 @@ def teach(teacher: Teacher, pictures: Array) -> tuple[list[Array], Array]:
     for batch in batches(pictures, teacher.device):
         features, logits = teacher(batch)
         parts = [*(feature.permute(0, 2, 3, 1) for feature in features), logits]
-        if not whole:  # in pinned memory, a GPU writes it by itself while it goes on
-            whole = [_room((len(pictures), *part.shape[1:]), part.is_cuda) for part in parts]
+        if not whole:  # into pinned memory a GPU writes by itself while it goes on
+            shapes = [(len(pictures), *part.shape[1:]) for part in parts]
+            whole = [torch.empty(shape, pin_memory=batch.is_cuda) for shape in shapes]
         for room, part in zip(whole, parts, strict=True):
             room[done : done + len(batch)].copy_(part, non_blocking=True)
         done += len(batch)
@@ -103,10 +104,6 @@ def teach(teacher: Teacher, pictures: Array) -> tuple[list[Array], Array]:
         torch.cuda.synchronize(teacher.device)
     *boundaries, joined = (room.numpy() for room in whole)
     return boundaries, joined
-
-
-def _room(shape: tuple[int, ...], pinned: bool) -> Tensor:
-    return torch.empty(shape, pin_memory=pinned)
 
 
 def cut_teacher(model: TrainedModel, reductions: Sequence[int], resolution: int) -> Cut:

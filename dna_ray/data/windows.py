@@ -31,7 +31,8 @@ def minibatch(window: Array | Tensor, rows: Array, device: torch.device | str = 
         return window.index_select(0, torch.from_numpy(rows).to(window.device)).permute(0, 3, 1, 2)
     if torch.device(device).type == "cpu":
         return torch.from_numpy(window[rows]).permute(0, 3, 1, 2)
-    batch = _pinned((len(rows), *window.shape[1:]), window.dtype)
+    shape = len(rows), *window.shape[1:]
+    batch = torch.empty(shape, dtype=_kind(window), pin_memory=True)
     np.take(window, rows, axis=0, out=batch.numpy(), mode="clip")  # any other mode copies twice
     return batch.permute(0, 3, 1, 2).to(device, non_blocking=True)
 
@@ -53,14 +54,13 @@ def staged(window: Array, device: torch.device | str) -> Array | Tensor:
     if torch.device(device).type == "cpu":
         return window
     main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    kind = torch.from_numpy(np.empty(0, window.dtype)).dtype
-    there = torch.empty(window.shape, dtype=kind, device=device)
+    there = torch.empty(window.shape, dtype=_kind(window), device=device)
     side.wait_stream(main)  # which may still be at what was in this memory before
     rows = max(1, _CHUNK // window[0].nbytes)
     with torch.cuda.stream(side):
         for start in range(0, len(window), rows):
             part = window[start : start + rows]
-            chunk = _pinned(part.shape, part.dtype)
+            chunk = torch.empty(part.shape, dtype=_kind(part), pin_memory=True)
             np.copyto(chunk.numpy(), part)
             there[start : start + rows].copy_(chunk, non_blocking=True)
     side.synchronize()
@@ -83,7 +83,6 @@ def ahead(items: Iterable[T], make: Callable[[T], R], device: torch.device | str
             yield made.result()
 
 
-def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
-    """Memory from which a GPU reads by itself; torch uses it again when the GPU has read it."""
-    kind = torch.from_numpy(np.empty(0, dtype)).dtype
-    return torch.empty(shape, dtype=kind, pin_memory=True)
+def _kind(array: Array) -> torch.dtype:
+    """What torch calls an array's type."""
+    return torch.from_numpy(np.empty(0, array.dtype)).dtype
