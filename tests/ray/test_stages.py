@@ -232,7 +232,15 @@ def test_a_cell_that_stops_does_not_poison_others(
 ) -> None:
     """One rank's loop, over an epoch's checkpoint: block 1 diverges, block 2 ends as it would."""
     taught = [f for f, _ in plain.teach_windows(teacher, cut, pure_windows.pictures["train"])]
-    held = Held([TaughtWindow(tuple(features), None, len(features[0])) for features in taught])
+    stored = {
+        (n, k): array for n, features in enumerate(taught) for k, array in enumerate(features)
+    }
+    held = Held(
+        [
+            TaughtWindow(tuple((n, k) for k in range(len(features))), None, len(features[0]))
+            for n, features in enumerate(taught)
+        ]
+    )
     saved: list[dict[str, Any]] = []
     told: list[str] = []
     checkpoint = SimpleNamespace(as_directory=lambda: nullcontext(""))
@@ -242,7 +250,7 @@ def test_a_cell_that_stops_does_not_poison_others(
     )
     for name, value in {
         "train": train,
-        "ray": SimpleNamespace(get=list),
+        "ray": SimpleNamespace(get=lambda refs: [stored[ref] for ref in refs]),
         "save": lambda files, storage: saved.append(deepcopy(files)),
         "observe": lambda *_, **__: None,
         "_load": lambda _, block, cell: saved[-1][f"block-{block + 1}-cell-{cell}.pt"],
