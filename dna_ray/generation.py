@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load, save
@@ -220,12 +221,16 @@ class Generation:
                     cell_macs(plan.space, self._cut, plan.resolution),
                     self._driver.share(1).task,
                 )
-                metadata = {"method": "dna", "seed": str(self._job.seed)}
-                metadata["interactions"] = str(self._job.rate.interactions)
-                ratings = ratings_of(plan.space, plan.table, losses, metadata)
+                ratings = self._ratings("dna", losses)
                 self._run.write_table(record, to_arrow(ratings))
                 facts |= {"paths": paths, "images": self._job.rate.images}
         return read_ratings(pa.BufferReader(self._run.read(record)))
+
+    def _ratings(self, method: str, losses: Sequence[Sequence[np.ndarray]]) -> Ratings:
+        """The ratings table of all losses, `[block][cell]` (paths,), and how they came about."""
+        metadata = {"method": method, "seed": str(self._job.seed)}
+        metadata["interactions"] = str(self._job.rate.interactions)
+        return ratings_of(self._plan.space, self._plan.table, losses, metadata)
 
     def searched(self, ratings: Ratings) -> Architecture:
         """The best architecture within the limits."""

@@ -15,7 +15,7 @@ from dna_ray.planning.placement import plan_ranks
 from dna_ray.remote.distill import Weights, distill
 from dna_ray.remote.progressive import begin, rate_block
 from dna_ray.remote.windows import Held, TaughtWindow
-from dna_ray.search import Beam, losses_table, ratings_of, read_losses, to_arrow
+from dna_ray.search import Beam, losses_table, read_losses, to_arrow
 from dna_ray.space import Architecture, Beginning
 
 Array = np.ndarray
@@ -39,9 +39,7 @@ class ProgressiveGeneration(Generation):
             grown = beam.grow(beginnings, losses)
             kept = beam.kept(beginnings, grown)
             least.append([np.fmin.reduce(cells) for cells in zip(*losses, strict=True)])
-        metadata = {"method": distill_.strategy, "seed": str(self._job.seed)}
-        metadata["interactions"] = str(self._job.rate.interactions)
-        ratings = ratings_of(plan.space, plan.table, least, metadata)
+        ratings = self._ratings(distill_.strategy, least)
         if not self._run.has(self._record("ratings.parquet")):
             self._run.write_table(self._record("ratings.parquet"), to_arrow(ratings))
         return self._chosen(lambda: beam.selected(ratings, beginnings, grown), len(grown.loss))

@@ -159,9 +159,7 @@ def test_a_path_alone_is_trained_and_rated(tiny: Space) -> None:
     path = next(iter(tiny.blocks[1].paths(1)))
     windows, data = [window(1, 0)], a_set(1)
     found = [
-        train_alone(tiny, CUT, PIXELS, RECIPE, (1, 1), path, (7, 1, "alone", 1), windows, 1, held)
-        if device == "cpu"
-        else train_alone(
+        train_alone(
             tiny, CUT, PIXELS, RECIPE, (1, 1), path, (7, 1, "alone", 1), windows, 1, held, device
         )
         for device, held in (("cpu", _shrunk(data)), ("cuda", on_gpu(_shrunk(data))))
