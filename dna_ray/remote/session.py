@@ -3,9 +3,10 @@
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import ray
 
 from dna_ray.progress import View
 from dna_ray.remote.board import start_board
+from dna_ray.remote.forkserver import fork_server
 from dna_ray.remote.guard import temporary_folder
 from dna_ray.remote.join import asked, joining, wait_for_room
 
@@ -31,7 +33,7 @@ _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
-# Starting processes is what Ray costs most on a small machine, as each imports torch anew.
+# Starting processes is what Ray costs most on a small machine.
 _LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one machine has no node to be taken away
     "RAY_idle_worker_killing_time_threshold_ms": "600000",  # the next stage uses them again
@@ -95,7 +97,12 @@ def session(
         count = workers or os.cpu_count() or 1
         options |= {"address": "local", "num_cpus": count, "include_dashboard": True}
         options |= {"dashboard_host": "127.0.0.1"}
-    with temporary_folder() if joined is None else nullcontext() as folder:
+    with ExitStack() as own:
+        own.enter_context(redirect_stdout(sys.stderr))  # Ray tells there which workers died
+        folder = None
+        if joined is None:
+            folder = own.enter_context(temporary_folder())
+            options |= own.enter_context(fork_server(folder))
         terminate = signal.getsignal(signal.SIGTERM)
         try:
             with nullcontext() if joined is None else joining(joined, name):

@@ -60,7 +60,7 @@ class Told(Silent):
     def advance(self, steps, detail=""):
         self.told.append(steps)
 arguments = json.loads(sys.argv[1])
-say = lambda **words: print(json.dumps(words), flush=True)
+say = lambda **words: print(json.dumps(words), file=sys.__stdout__, flush=True)
 {before}
 try:
     with session(Told(), **arguments) as joined:

@@ -63,6 +63,31 @@ def test_who_asks_ray_something_outside_a_session_starts_none() -> None:
     assert "Ray has not been started yet" in done.stdout, done.stderr
 
 
+LOSS = """
+import io, os, sys, time
+import ray
+from dna_ray.progress import Silent
+from dna_ray.remote.session import session
+shown = sys.stderr = io.StringIO()
+with session(Silent(), workers=1):
+    reference = ray.remote(max_retries=0)(lambda: os._exit(1)).remote()
+    try:
+        ray.get(reference)
+    except ray.exceptions.WorkerCrashedError:
+        pass
+    while "A worker died" not in shown.getvalue():
+        time.sleep(0.1)
+print("done")
+"""
+
+
+def test_standard_output_is_not_for_messages_of_ray() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOSS], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "done\n"
+
+
 DRIVER = """
 import subprocess, sys
 from dna_ray.remote.guard import temporary_folder
