@@ -90,16 +90,11 @@ def foretell(session: Session, plan: Plan, before: float = 0.0) -> Forecast:
 
 
 def _start(session: Session) -> float:
-    """Seconds until as many new processes as work at a time have begun to compute.
-
-    The very first of a session wait for what all share, so they are not counted.
-    """
-    session.view.stage("processes", 2 * session.workers, "processes")
-    remote: Any = ray.remote(max_calls=1)  # every call in a process of its own
-    run = remote(_begin).options(name="start of a process", num_cpus=1)
-    for _ in range(2):
-        start = time.perf_counter()
-        session.wait([run.remote() for _ in range(session.workers)])
+    """Seconds until as many new processes as work at a time have begun to compute."""
+    start = time.perf_counter()
+    session.view.stage("processes", session.workers, "processes")
+    run = task(_begin, name="start of a process", num_cpus=1)
+    session.wait([run.remote() for _ in range(session.workers)])
     return time.perf_counter() - start
 
 
