@@ -47,6 +47,7 @@ class Sketch:
     spread: float = 1.0  # of losses; at 0 all paths rate alike
     strategy: str = "concurrent"
     loss: str = "mse"
+    interactions: float = 0.25
 
 
 def make_run(where: str | Path, sketch: Sketch) -> RunFolder:
@@ -62,6 +63,7 @@ def make_run(where: str | Path, sketch: Sketch) -> RunFolder:
         "limits": dict(sketch.limits),
         "features": {"images": 384, "window": 128},
         "distill": {"epochs": 8, "strategy": sketch.strategy, "loss": sketch.loss},
+        "rate": {"interactions": sketch.interactions},
     }
     with patch("os.fsync"):  # it need not outlive a power cut
         run = RunFolder.create(where, job_to_toml(job_from_tree(tree)), 0, sketch.space)

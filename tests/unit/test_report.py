@@ -206,6 +206,13 @@ def test_the_front_is_listed_as_it_was_recorded(run: RunFolder) -> None:
         ]
 
 
+@pytest.mark.parametrize(("kept", "said"), [(0.25, 1), (1.0, 0)])
+def test_the_page_says_of_what_a_rating_is_less(tmp_path: Path, kept: float, said: int) -> None:
+    sketch = Sketch(generations=1, finished=1, interactions=kept)
+    page = text_of(page_of(make_run(tmp_path / "run", sketch)))
+    assert page.count("which of its ops meet, 25% is kept.") == said
+
+
 def test_the_page_of_a_progressive_run_says_how_its_losses_are_meant(tmp_path: Path) -> None:
     page = text_of(page_of(make_run(tmp_path / "run", SKETCHES["progressive"])))
     assert "Its loss is that of its last block behind all others." in page
