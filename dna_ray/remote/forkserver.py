@@ -1,9 +1,9 @@
 """Starts the workers of a Ray of our own as forks of one process that has imported torch.
 
-Ray starts an interpreter for every worker, and each imports torch and much else: a Train run is
-seven processes of some four core seconds each before its first step. Here one process imports what
-they have in common, and all others are copies of it that share its memory. Ray is told by
-`py_executable` to start `forked.py` in the place of Python, which asks for a copy.
+Ray starts an interpreter for every worker, and each imports torch and much else: a Train run with
+two workers is six processes of some four core seconds each before its first step. Here one process
+imports what they have in common, and all others are copies of it that share its memory. Ray is told
+by `py_executable` to start `forked.py` in the place of Python, which asks for a copy.
 
 Ray itself must not be imported before the fork: it draws the identities of tasks and objects from a
 generator that forks would have in common, and takes settings from the environment on import.
@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,8 @@ def serve(listening: socket.socket) -> Request | None:
                 return request
             request.close()
     for fork in psutil.Process().children():  # those that Ray, which is gone, never knew
-        fork.kill()
+        with suppress(psutil.NoSuchProcess):
+            fork.kill()
     return None
 
 
