@@ -71,10 +71,14 @@ def fork_server(folder: Path) -> Iterator[dict[str, Any]]:
             start_new_session=True,  # no Ctrl-C of the terminal reaches it
         )
     try:
-        words = [sys.executable, "-I", "-S", forked.__file__, str(path)]
-        yield {"runtime_env": {"py_executable": shlex.join(words)}}
+        yield {"runtime_env": {"py_executable": shlex.join(asking(path))}}
     finally:
         server.communicate()
+
+
+def asking(path: Path) -> list[str]:
+    """The words in the place of Python by which a process asks the server whose socket is there."""
+    return [sys.executable, "-I", "-S", forked.__file__, str(path)]
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Request:
         np.random.seed()  # Python's own generator is seeded anew in every fork
 
     def close(self) -> None:
-        """Leave the streams to the fork."""
+        """Close the streams as they came, of which a fork has copies."""
         for stream in self.streams:
             os.close(stream)
 

@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from dna_ray.remote import forked
-from dna_ray.remote.forkserver import fork_server
+from dna_ray.remote.forkserver import asking, fork_server
 from dna_ray.remote.session import Session
 
 SCRIPT = """
@@ -65,11 +65,6 @@ def seen(python: list[str], script: Path, **environment: str) -> tuple[int, dict
     )
     assert done.stderr == "an error\n"
     return done.returncode, json.loads(done.stdout)
-
-
-def asking(path: Path) -> list[str]:
-    """The words that stand in the place of Python."""
-    return [sys.executable, "-I", "-S", forked.__file__, str(path)]
 
 
 @pytest.fixture
@@ -183,9 +178,14 @@ def parent() -> int:
     return os.getppid()
 
 
-def test_workers_of_a_session_are_forks(local: Session) -> None:
+def server_of_the_session() -> psutil.Process:
     started = psutil.Process().children()
     (server,) = [p for p in started if "dna_ray.remote.forkserver" in p.cmdline()]
+    return server
+
+
+def test_workers_of_a_session_are_forks(local: Session) -> None:
+    server = server_of_the_session()
     assert ray.get(ray.remote(parent).remote()) == server.pid
 
 
@@ -205,11 +205,10 @@ DRIVER = """
 import psutil, ray
 from dna_ray.progress import Silent
 from dna_ray.remote.session import session
-from tests.ray.test_forkserver import parent
+from tests.ray.test_forkserver import parent, server_of_the_session
 with session(Silent(), workers=1):
-    started = psutil.Process().children()
-    (server,) = [p for p in started if "dna_ray.remote.forkserver" in p.cmdline()]
-    (raylet,) = [p for p in started if p.name() == "raylet"]
+    server = server_of_the_session()
+    (raylet,) = [p for p in psutil.Process().children() if p.name() == "raylet"]
     server.kill()
     server.wait()
     assert ray.get(ray.remote(parent).remote()) == raylet.pid

@@ -1,7 +1,6 @@
 """The same work on a GPU as on a processor; skipped where there is none."""
 
 import copy
-import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from dna_ray.network.model import TimmSpec, TrainedModel, build_model, trained
 from dna_ray.network.standalone import build_network
 from dna_ray.progressive import features_behind, rate_behind
 from dna_ray.rating import Calls, RatingSet, rate_cell
-from dna_ray.remote.forkserver import fork_server
+from dna_ray.remote.forkserver import asking, fork_server
 from dna_ray.retrain import PictureSet, Recipe, Trainer
 from dna_ray.shards import alone
 from dna_ray.space import Architecture, BlockChoice, Op, Space, network_spec
@@ -271,7 +270,7 @@ def test_a_fork_computes_on_it(tmp_path: Path) -> None:
         "import sys; print('torch' in sys.modules);"
         "import torch; print(torch.ones(2, device='cuda').sum().item())"
     )
-    with fork_server(tmp_path) as options:
-        python = shlex.split(options["runtime_env"]["py_executable"])
-        done = subprocess.run([*python, script], stdout=subprocess.PIPE, text=True, check=True)
+    with fork_server(tmp_path):
+        words = [*asking(tmp_path / "forks"), script]
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == "True\n2.0\n"
