@@ -109,6 +109,8 @@ def _generation(run: RunFolder, space: Space, number: int, sketch: Sketch) -> No
     ]
     run.measure(number, rows)
     ratings = ratings_at_random(space, sketch.classes, number, sketch.spread)
+    kept = {"interactions": str(sketch.interactions)}
+    ratings = replace(ratings, metadata=ratings.metadata | kept)
     low, high = cost_range(space, cost_table(space, space.resolution, sketch.classes))["macs"]
     limits = sketch.limits or {"macs": float((low + high) // 2)}
     if sketch.strategy == "concurrent":

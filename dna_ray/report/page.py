@@ -159,7 +159,7 @@ def _generation(run: Run, generation: Generation, *, folded: bool) -> Markup:
     content: Sequence[Content] = [
         [tag("p", f"A cell is left out: {why}.", class_="warning") for why in generation.left_out],
         sections.front_section(generation, run.job.seed),
-        sections.ratings_section(generation, run.job.rate.interactions),
+        sections.ratings_section(generation),
         truth.truth_section(generation, run.job.seed),
         sections.ops_section(generation),
         training.cells_section(generation, run.job.distill.loss),

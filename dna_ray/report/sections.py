@@ -147,11 +147,8 @@ def _front_table(front: FrontPoints, chosen: Chosen) -> Markup:
     )
 
 
-def ratings_section(generation: Generation, interactions: float) -> Markup | None:
-    """How the paths of every block rate, and where the chosen one stands.
-
-    `interactions` is how much of what ops of a path have to do with each other is in its rating.
-    """
+def ratings_section(generation: Generation) -> Markup | None:
+    """How the paths of every block rate, and where the chosen one stands."""
     ratings = generation.ratings
     if ratings is None:
         return None
@@ -186,8 +183,9 @@ def ratings_section(generation: Generation, interactions: float) -> Markup | Non
             "is better. A block whose paths lie far "
             "apart decides more; a chosen path that is not the best of its block saved its costs "
             "for another.",
-            f" Of what a path's loss owes to which of its ops meet, {interactions:.0%} is kept."
-            if interactions < 1
+            " Of what a path's loss owes to which of its ops meet, "
+            f"{ratings.interactions:.0%} is kept."
+            if ratings.interactions < 1
             else None,
         ),
         charts.legend(marks) if marks else None,

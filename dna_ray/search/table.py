@@ -76,6 +76,11 @@ class Ratings:
         """Whether paths were rated behind beginnings (section 4.6): their losses do not add up."""
         return self.metadata.get("method", "").startswith("progressive")
 
+    @property
+    def interactions(self) -> float:
+        """The part of what ops of a path have to do with each other that losses keep; 1 is all."""
+        return float(self.metadata.get("interactions", "1"))
+
     def column(self, cost: str) -> int:
         """The index of a cost column; raises UserError for one that is not there."""
         if cost not in self.cost_names:
