@@ -1,8 +1,9 @@
 """Stands in the place of Python where Ray starts a worker: asks a fork server for the process.
 
-Run as `python -I -S forked.py SOCKET SCRIPT ARGUMENT...`. Where no server answers, or where it
-fails, this process becomes the worker itself, as it would without a server; unless who started it
-has ended. It imports as little as it can, because it runs once for every worker.
+Run as `python -I -S forked.py SOCKET WORD...`, with the words that Python would be given. Where
+they start no worker, where no server answers, or where it fails, this process becomes what Python
+would be; unless who started it has ended. It imports as little as it can, because it runs once for
+every worker.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import socket
 import sys
 
+_WORKERS = ("setup_worker.py", "default_worker.py")  # Ray's scripts; the first becomes the other
 _PATIENCE = 30.0  # seconds; Ray has it of twice as many for a worker that does not come
 
 
@@ -32,7 +34,13 @@ def forked(path: str, words: list[str]) -> bool:
         return False
 
 
-if __name__ == "__main__":
+def main(path: str, words: list[str]) -> None:
+    """Have the words run by a fork, or become what Python makes of them."""
     parent = os.getppid()
-    if not forked(sys.argv[1], sys.argv[2:]) and os.getppid() == parent:
-        os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+    worker = os.path.basename(words[0]) in _WORKERS
+    if not (worker and (forked(path, words) or os.getppid() != parent)):
+        os.execv(sys.executable, [sys.executable, *words])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

@@ -1,12 +1,15 @@
-"""Starts the workers of a Ray of our own as forks of one process that has imported torch.
+"""Starts the workers of a Ray of our own as forks of one process that has imported all they need.
 
-Ray starts an interpreter for every worker, and each imports torch and much else: a Train run with
-two workers is six processes of some four core seconds each before its first step. Here one process
-imports what they have in common, and all others are copies of it that share its memory. Ray is told
-by `py_executable` to start `forked.py` in the place of Python, which asks for a copy.
+For a worker Ray starts one interpreter, which sets up what is asked for, and in its place another.
+Both import Ray, and the second torch and much else: a Train run with two workers is six processes
+of some four core seconds each before its first step. Here one process imports what they have in
+common, and all others are copies of it that share its memory. Ray is given a program in the place
+of Python, `forked.py`, that asks for a copy.
 
-Ray itself must not be imported before the fork: it draws the identities of tasks and objects from a
-generator that forks would have in common, and takes settings from the environment on import.
+Two things must not be the same in all copies. Ray takes settings from the environment when it is
+imported: so that is done for the first request, and requests with other settings are not served.
+And Ray draws identities from a generator that is seeded when the first is drawn: so none is drawn
+before the fork, which the server tries out before it serves.
 """
 
 import gc
@@ -24,7 +27,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import numpy as np
 import psutil
@@ -32,7 +36,7 @@ import psutil
 from dna_ray.remote import forked
 
 # What tasks and actors of a search import, and what Ray's libraries do.
-_IMPORTED = (
+_BEFORE_RAY = (
     "dna_ray.distill",
     "dna_ray.rating",
     "dna_ray.retrain",
@@ -46,24 +50,28 @@ _IMPORTED = (
     "rich.layout",
     "torch.distributed",
 )
+_WITH_RAY = ("dna_ray.generations", "ray.data", "ray.train.torch", "ray.tune")
 
 
 @contextmanager
-def fork_server(folder: Path) -> Iterator[dict[str, Any]]:
-    """A server for the time of the body, or of this process, and how `ray.init` is told of it.
+def fork_server(folder: Path) -> Iterator[Path | None]:
+    """A server for the time of the body, or of this process, and the program that asks it.
 
     `folder` must be private: who reaches the server's socket there can start processes. On a system
-    other than Linux, where forks are less safe, there is no server.
+    other than Linux, where forks are less safe, there is none.
     """
     if sys.platform != "linux":
-        yield {}
+        yield None
         return
-    path = folder / "forks"
+    path, program = folder / "forks", folder / "python"
+    words = [sys.executable, "-I", "-S", forked.__file__, str(path)]
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    program.chmod(0o700)
     with socket.socket(socket.AF_UNIX) as listening, (folder / "forks.log").open("wb") as log:
         listening.bind(str(path))
         listening.listen(socket.SOMAXCONN)  # who asks waits until the server has imported
         server = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(listening.fileno())],
+            [sys.executable, "-m", __name__, str(listening.fileno()), str(program)],
             stdin=subprocess.PIPE,  # closed with this process, and then the server ends
             stdout=log,
             stderr=log,
@@ -71,14 +79,42 @@ def fork_server(folder: Path) -> Iterator[dict[str, Any]]:
             start_new_session=True,  # no Ctrl-C of the terminal reaches it
         )
     try:
-        yield {"runtime_env": {"py_executable": shlex.join(asking(path))}}
+        yield program
     finally:
         server.communicate()
 
 
-def asking(path: Path) -> list[str]:
-    """The words in the place of Python by which a process asks the server whose socket is there."""
-    return [sys.executable, "-I", "-S", forked.__file__, str(path)]
+@contextmanager
+def in_the_place_of_python(program: Path | None) -> Iterator[dict[str, Any]]:
+    """How `ray.init`, called in the body, has workers started by a program: options for it.
+
+    It sets them up by what its own process takes for Python, and runs them by what is in the
+    options.
+    """
+    if program is None:
+        yield {}
+        return
+    with _replaced(sys, "executable", str(program)):
+        yield {"runtime_env": {"py_executable": shlex.quote(str(program))}}
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value in the place of a module's own, for the time of the body."""
+    own = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)
+
+
+class _InItsPlaceError(BaseException):
+    """A script ends here, and in its place `words` are to be run."""
+
+    def __init__(self, words: list[str]) -> None:
+        super().__init__(words)
+        self.words = words
 
 
 @dataclass(frozen=True)
@@ -97,6 +133,11 @@ class Request:
         with connection.makefile("rb") as sent:
             return cls(**json.load(sent), streams=streams)
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The part of the environment that Ray looks at when it is imported."""
+        return {k: v for k, v in self.environment.items() if k.startswith("RAY_")}
+
     def enter(self) -> None:
         """Give this process, a fork, all that is asked for but the script."""
         for number, stream in enumerate(self.streams):
@@ -114,11 +155,63 @@ class Request:
         for stream in self.streams:
             os.close(stream)
 
-    def run(self) -> None:
-        """Run the script as the program of this process."""
-        sys.argv = self.words
-        sys.path[0] = os.path.dirname(self.words[0])
-        runpy.run_path(self.words[0], run_name="__main__")
+    def run(self, program: str) -> None:
+        """Run the script as the program of this process.
+
+        Where it becomes a shell that runs another by `program`, that one is run here instead: it
+        need not ask for a fork, being one.
+        """
+        execute, ours = os.execvp, f"exec {shlex.quote(program)} "
+
+        def instead(file: str, args: list[str]) -> NoReturn:
+            if args[-1].startswith(ours):
+                raise _InItsPlaceError(shlex.split(args[-1])[2:])
+            execute(file, args)
+
+        try:
+            with _replaced(os, "execvp", instead):
+                _run(self.words)
+        except _InItsPlaceError as ended:
+            words = ended.words
+        else:
+            return
+        _run(words)
+
+
+def _run(words: list[str]) -> None:
+    sys.argv = words
+    sys.path[0] = os.path.dirname(words[0])
+    runpy.run_path(words[0], run_name="__main__")
+
+
+def _import_ray(request: Request) -> None:
+    """Import Ray in the environment of a first request, so that forks draw different identities.
+
+    A class of actors draws one for itself when it is made. That may be the same in all forks, but
+    with it Ray's generator would be.
+    """
+    os.environ.update(request.settings)
+    actors = importlib.import_module("ray.actor")
+    drawn = actors.ActorClassID
+    ours = SimpleNamespace(from_random=lambda: drawn(os.urandom(drawn.size())))
+    with _replaced(actors, "ActorClassID", ours):
+        for module in _WITH_RAY:
+            importlib.import_module(module)
+    if _identity() == _identity():
+        raise RuntimeError("forks would draw the same identities")
+
+
+def _identity() -> bytes:
+    """What a fork draws from Ray's generator."""
+    import ray
+
+    read, write = os.pipe()
+    if not os.fork():
+        os.write(write, ray.ActorClassID.from_random().binary())
+        os._exit(0)
+    os.close(write)
+    with open(read, "rb") as drawn:
+        return drawn.read()
 
 
 def serve(listening: socket.socket) -> Request | None:
@@ -126,15 +219,19 @@ def serve(listening: socket.socket) -> Request | None:
 
     Whatever fails ends the server, and then workers start as they would without.
     """
-    for module in _IMPORTED:
+    for module in _BEFORE_RAY:
         importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # a collection in a fork would make copies of all memory that it looks at
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for forks
+    first: Request | None = None
     while sys.stdin not in select.select([sys.stdin, listening], [], [])[0]:
         with listening.accept()[0] as connection:
             request = Request.received(connection)
-            if not os.fork():
+            if first is None:
+                _import_ray(request)
+                first = request
+                gc.collect()
+                gc.freeze()  # a collection in a fork would make copies of all that it looks at
+            if request.settings == first.settings and not os.fork():
                 listening.close()
                 request.enter()
                 connection.sendall(b".")  # fails where the other side has lost patience
@@ -148,9 +245,10 @@ def serve(listening: socket.socket) -> Request | None:
 
 def main() -> None:
     """Be the server, and in the end one of its forks."""
-    request = serve(socket.socket(fileno=int(sys.argv[1])))
+    listening, program = sys.argv[1:]
+    request = serve(socket.socket(fileno=int(listening)))
     if request is not None:
-        request.run()
+        request.run(program)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import ray
 
 from dna_ray.progress import View
 from dna_ray.remote.board import start_board
-from dna_ray.remote.forkserver import fork_server
+from dna_ray.remote.forkserver import fork_server, in_the_place_of_python
 from dna_ray.remote.guard import temporary_folder
 from dna_ray.remote.join import asked, joining, wait_for_room
 
@@ -37,6 +37,7 @@ _ENVIRONMENT = {
 _LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one machine has no node to be taken away
     "RAY_idle_worker_killing_time_threshold_ms": "600000",  # the next stage uses them again
+    "RAY_prestart_worker_first_driver": "0",  # they would lack our runtime_env
 }
 
 
@@ -99,14 +100,17 @@ def session(
         options |= {"dashboard_host": "127.0.0.1"}
     with ExitStack() as own:
         own.enter_context(redirect_stdout(sys.stderr))  # Ray tells there which workers died
-        folder = None
+        folder = program = None
         if joined is None:
             folder = own.enter_context(temporary_folder())
-            options |= own.enter_context(fork_server(folder))
+            program = own.enter_context(fork_server(folder))
         terminate = signal.getsignal(signal.SIGTERM)
         try:
-            with nullcontext() if joined is None else joining(joined, name):
-                context: Any = ray.init(**options)
+            with (
+                nullcontext() if joined is None else joining(joined, name),
+                in_the_place_of_python(program) as forks,
+            ):
+                context: Any = ray.init(**options, **forks)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, terminate)
             if joined is None:

@@ -19,7 +19,7 @@ from dna_ray.network.model import TimmSpec, TrainedModel, build_model, trained
 from dna_ray.network.standalone import build_network
 from dna_ray.progressive import features_behind, rate_behind
 from dna_ray.rating import Calls, RatingSet, rate_cell
-from dna_ray.remote.forkserver import asking, fork_server
+from dna_ray.remote.forkserver import fork_server
 from dna_ray.retrain import PictureSet, Recipe, Trainer
 from dna_ray.shards import alone
 from dna_ray.space import Architecture, BlockChoice, Op, Space, network_spec
@@ -265,12 +265,12 @@ def test_a_network_trains_as_on_a_processor(tiny: Space) -> None:
 
 def test_a_fork_computes_on_it(tmp_path: Path) -> None:
     """What its server imports must not begin to use the GPU: no fork could go on with that."""
-    script = tmp_path / "script.py"
+    script = tmp_path / "default_worker.py"
     script.write_text(
         "import sys; print('torch' in sys.modules);"
         "import torch; print(torch.ones(2, device='cuda').sum().item())"
     )
-    with fork_server(tmp_path):
-        words = [*asking(tmp_path / "forks"), script]
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    with fork_server(tmp_path) as program:
+        assert program is not None
+        done = subprocess.run([program, script], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == "True\n2.0\n"
