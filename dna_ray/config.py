@@ -76,20 +76,24 @@ class Distill:
     `sampling`: `fair` takes every op of every layer once a round; `uniform` is the paper's. A
     minibatch is computed in `shards` parts of equal size; where there are more workers than cells,
     up to that number of them train one cell, and the result is the same on any of them.
+    Each cell is trained as `members` networks apart, with weights, paths and an order of their own,
+    and a path's rating is the mean of its losses in them; 0 is three, or one where the strategy is
+    progressive.
     `strategy`: `concurrent` trains all blocks at once, each behind the teacher's; `progressive_a`
     and `progressive_b` train and search block after block, each behind the `beam` best beginnings
     found so far, which A trains again from scratch with the block and B keeps frozen (section 4.6).
     """
 
-    epochs: int = 4
+    epochs: int = 2
     batch: int = 16
     shards: int = 1
     paths_per_minibatch: int = 2
     sampling: Sampling = "fair"
+    members: int = 0
     loss: Loss = "mse"
     learning_rate: float = 0.003
     learning_rate_first: float = 0.005
-    decay: float = 0.7
+    decay: float = 0.35
     weight_decay: float = 1e-4
     strategy: Strategy = "concurrent"
     beam: int = 4
@@ -104,11 +108,22 @@ class Distill:
         _check("distill", "decay", self.decay, 1e-6, 1)
         _check("distill", "weight_decay", self.weight_decay, 0)
         _check("distill", "beam", self.beam, 1)
+        _check("distill", "members", self.members, 0)
+        if self.progressive and self.members > 1:
+            raise UserError(
+                f"with distill.strategy={self.strategy} a cell is trained once, but "
+                f"distill.members is {self.members}; set distill.members=1"
+            )
         if self.progressive and self.shards > 1:
             raise UserError(
                 f"with distill.strategy={self.strategy} one worker trains a cell, but "
                 f"distill.shards is {self.shards}; set distill.shards=1"
             )
+
+    @property
+    def trainings(self) -> int:
+        """How many members each cell has."""
+        return self.members or (1 if self.progressive else 3)
 
     @property
     def progressive(self) -> bool:

@@ -40,6 +40,11 @@ Path = tuple[Op, ...]
 Stream = tuple[int, *tuple[str | int, ...]]  # a seed, and the names of what draws from it
 
 
+def member_stream(stream: Stream, member: int) -> Stream:
+    """What begins the random streams of a member of a cell; the first has the cell's own."""
+    return (*stream, "member", member) if member else stream
+
+
 def relative_l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Eq 7 over one minibatch, (N, C, H, W) each: mean |student - teacher| / std(teacher).
 

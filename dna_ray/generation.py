@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 
 from dna_ray.driver import Driver
 from dna_ray.errors import UserError
+from dna_ray.network.members import Weights
 from dna_ray.network.model import (
     ModelSpec,
     TrainedModel,
@@ -26,7 +27,7 @@ from dna_ray.planning.plan import recipe
 from dna_ray.planning.work import worth_measuring
 from dna_ray.randomness import key
 from dna_ray.remote.calibration import try_cells
-from dna_ray.remote.distill import Weights, distill
+from dna_ray.remote.distill import distill
 from dna_ray.remote.features import TeacherTasks
 from dna_ray.remote.feed import fed
 from dna_ray.remote.rating import rate
@@ -230,6 +231,7 @@ class Generation:
         """The ratings table of all losses, `[block][cell]` (paths,), and how they came about."""
         metadata = {"method": method, "seed": str(self._job.seed)}
         metadata["interactions"] = str(self._job.rate.interactions)
+        metadata["members"] = str(self._job.distill.trainings)
         return ratings_of(self._plan.space, self._plan.table, losses, metadata)
 
     def searched(self, ratings: Ratings) -> Architecture:

@@ -10,9 +10,10 @@ from safetensors.torch import load, save
 
 from dna_ray.generation import Generation
 from dna_ray.network.beginnings import cells_of, name_of
+from dna_ray.network.members import Weights
 from dna_ray.planning.calibration import cell_macs
 from dna_ray.planning.placement import plan_ranks
-from dna_ray.remote.distill import Weights, distill
+from dna_ray.remote.distill import distill
 from dna_ray.remote.progressive import begin, rate_block
 from dna_ray.remote.windows import Held, TaughtWindow
 from dna_ray.search import Beam, losses_table, read_losses, to_arrow

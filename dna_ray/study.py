@@ -9,6 +9,7 @@ import numpy as np
 
 from dna_ray.data.schedule import Schedule, schedule
 from dna_ray.errors import UserError
+from dna_ray.network.members import Weights
 from dna_ray.network.model import TrainedModel, load_model
 from dna_ray.planning.cache import Cache, choose, in_bytes, room_in
 from dna_ray.planning.calibration import cell_macs
@@ -17,7 +18,7 @@ from dna_ray.planning.plan import Plan
 from dna_ray.ranking import Training, Variant
 from dna_ray.remote.alone import train_paths
 from dna_ray.remote.calibration import cluster_resources
-from dna_ray.remote.distill import Weights, distill
+from dna_ray.remote.distill import distill
 from dna_ray.remote.features import TeacherTasks
 from dna_ray.remote.feed import fed
 from dna_ray.remote.pictures import Gallery

@@ -12,9 +12,10 @@ from dna_ray.config import Job, Rate
 from dna_ray.data import Pictures, load_pictures
 from dna_ray.data.schedule import draw, schedule
 from dna_ray.data.windows import minibatch
-from dna_ray.distill import CellTrainer, Stream
+from dna_ray.distill import CellTrainer, Stream, member_stream
 from dna_ray.network.beginnings import Beginnings, cells_of
 from dna_ray.network.cell import CellNet, build_cell
+from dna_ray.network.members import Weights, apart, together
 from dna_ray.network.model import TrainedModel, save_model, trained, with_classes
 from dna_ray.planning.plan import recipe
 from dna_ray.progressive import features_behind, rate_behind
@@ -117,13 +118,14 @@ def distill(
     beginnings: Sequence[Beginning] = ((),),
     begun: Sequence[Features] = (),
     device: Device = "cpu",
+    member: int = 0,
 ) -> CellTrainer:
-    """Train one cell (block, cell) on the boundaries of all windows.
+    """Train one member of a cell (block, cell) on the boundaries of all windows.
 
     With fresh views, the windows are those of all epochs. Behind `beginnings`, `begun` has what the
     cell reads of each of them in the place of boundary k-1.
     """
-    stream = (job.seed, generation)
+    stream = member_stream((job.seed, generation), member)
     trainer = CellTrainer(
         space, cut, pixels, job.distill, where, stream, device, beginnings=beginnings
     )
@@ -135,6 +137,23 @@ def distill(
             trainer.train_window(index, *read, boundaries[where[0] + 1])
         trainer.end_epoch()
     return trainer
+
+
+def weights(
+    space: Space,
+    cut: Cut,
+    pixels: tuple[tuple[float, ...], tuple[float, ...]],
+    windows: Sequence[Features],
+    job: Job,
+    where: Where,
+    device: Device = "cpu",
+) -> Weights:
+    """Those of all members of a cell, trained on the boundaries of all windows."""
+    trainers = [
+        distill(space, cut, pixels, windows, job, where, device=device, member=member)
+        for member in range(job.distill.trainings)
+    ]
+    return together([trainer.net.state_dict() for trainer in trainers])
 
 
 def rated_alone(
@@ -221,26 +240,24 @@ def rating_set(
 
 
 def rate(
-    net: CellNet, ops: tuple[Op, ...], data: RatingSet, interactions: float = INTERACTIONS
-) -> list[float]:
-    """The rating of every path of a cell: its loss, and so much of its interactions."""
-    losses = np.array(list(rate_cell(net, ops, data).values()))
-    return list(shrunk(losses, len(net.layers), interactions))
-
-
-def rate_state(
     space: Space,
     cut: Cut,
     pixels: tuple[tuple[float, ...], tuple[float, ...]],
     where: tuple[int, int],
-    state: dict[str, torch.Tensor],
+    weights: Weights,
     data: RatingSet,
+    interactions: float = INTERACTIONS,
 ) -> list[float]:
-    """The rating of every path of a cell with the weights of `state`."""
+    """The rating of every path of a cell: its loss, the mean over members, and its interactions."""
     block, cell = where
-    net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
-    net.load_state_dict(state)
-    return rate(net.to(memory_format=torch.channels_last), space.blocks[block].ops, data)
+    losses = []
+    for state in apart(weights):
+        net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
+        net.load_state_dict(state)
+        net.to(data.inputs.device).to(memory_format=torch.channels_last)
+        losses.append(list(rate_cell(net, space.blocks[block].ops, data).values()))
+    layers = space.blocks[block].cells[cell].layers
+    return list(shrunk(np.mean(losses, axis=0), layers, interactions))
 
 
 def soft(teacher: TrainedModel, windows: Sequence[Array]) -> Array:

@@ -48,6 +48,7 @@ class Sketch:
     strategy: str = "concurrent"
     loss: str = "mse"
     interactions: float = 0.25
+    members: int = 1
 
 
 def make_run(where: str | Path, sketch: Sketch) -> RunFolder:
@@ -62,7 +63,12 @@ def make_run(where: str | Path, sketch: Sketch) -> RunFolder:
         "generations": sketch.generations,
         "limits": dict(sketch.limits),
         "features": {"images": 384, "window": 128},
-        "distill": {"epochs": 8, "strategy": sketch.strategy, "loss": sketch.loss},
+        "distill": {
+            "epochs": 8,
+            "strategy": sketch.strategy,
+            "loss": sketch.loss,
+            "members": sketch.members,
+        },
         "rate": {"interactions": sketch.interactions},
     }
     with patch("os.fsync"):  # it need not outlive a power cut
@@ -109,7 +115,7 @@ def _generation(run: RunFolder, space: Space, number: int, sketch: Sketch) -> No
     ]
     run.measure(number, rows)
     ratings = ratings_at_random(space, sketch.classes, number, sketch.spread)
-    kept = {"interactions": str(sketch.interactions)}
+    kept = {"interactions": str(sketch.interactions), "members": str(sketch.members)}
     ratings = replace(ratings, metadata=ratings.metadata | kept)
     low, high = cost_range(space, cost_table(space, space.resolution, sketch.classes))["macs"]
     limits = sketch.limits or {"macs": float((low + high) // 2)}

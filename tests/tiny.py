@@ -29,6 +29,7 @@ SETTINGS = (
     "features.views=2",
     "adapt.passes=2",
     "distill.epochs=4",
+    "distill.members=2",
     "distill.batch=12",
     "rate.images=8",
     "rate.recalibration=4",

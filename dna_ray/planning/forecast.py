@@ -177,6 +177,7 @@ class Forecast:
         for rows in self.plan.schedule.first("train", self.plan.job.features.images):
             batch = min(config.batch, len(rows) // config.shards * config.shards)
             trained += len(rows) // batch * batch if batch else 0
+        trained *= config.trainings
         work = config.epochs * trained * sum(teaching.cells.values())
         shown = config.epochs * self.taught if self._streamed else 0
         return self._stage(
@@ -196,7 +197,11 @@ class Forecast:
             block, cell = plan.space.blocks[where[0]], where[1]
             compared = config.images * block.count(cell) / len(block.ops)
             tasks += [
-                pictures * macs * self.rates.walking[where] + compared * self.rates.comparing[where]
+                plan.job.distill.trainings
+                * (
+                    pictures * macs * self.rates.walking[where]
+                    + compared * self.rates.comparing[where]
+                )
                 for macs in walk_macs(plan.space, cut, where, plan.resolution).values()
             ]
         longest = makespan(tasks, self._lanes)
@@ -285,8 +290,10 @@ class Forecast:
         kept, written = adapted, adapted * (1 + _STATE * job.adapt.passes)
         working = [_STATE * adapted]
         for number, teaching in enumerate(self.teachings, 1):
-            cells = _FLOAT * sum(
-                cell_params(space, teaching.cut, where, resolution) for where in space.cells
+            cells = (
+                _FLOAT
+                * job.distill.trainings
+                * sum(cell_params(space, teaching.cut, where, resolution) for where in space.cells)
             )
             networks = [(found, job.retrain.passes)]
             if number < len(self.teachings):

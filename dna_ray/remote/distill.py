@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import distributed
 
 from dna_ray.config import Distill
 from dna_ray.data.windows import ahead, staged
-from dna_ray.distill import CellTrainer
+from dna_ray.distill import CellTrainer, member_stream
 from dna_ray.errors import noted
+from dna_ray.network.members import Weights, together
 from dna_ray.planning.placement import RankPlan, Share
 from dna_ray.remote.board import forwarding
 from dna_ray.remote.metrics import observe
@@ -29,7 +31,6 @@ from dna_ray.space import Beginning, Space, Where
 from dna_ray.storage import Place
 from dna_ray.teacher import Cut
 
-Weights = dict[str, torch.Tensor]
 Boundary = np.ndarray | torch.Tensor
 
 
@@ -37,8 +38,9 @@ Boundary = np.ndarray | torch.Tensor
 class Distilled:
     """The weights of the cells, one row of losses per epoch and cell, and why cells stopped.
 
-    A cell whose training came to nothing has no weights; the others are as they would be without.
-    `before` are those of the beginnings that a cell was trained with, where it was with any.
+    Weights are those of all members of a cell `together`, losses the mean of theirs. A cell of
+    which one came to nothing has no weights; the others are as they would be without. `before` are
+    those of the beginnings that a cell was trained with, where it was with any.
     """
 
     weights: dict[Where, Weights]
@@ -95,13 +97,16 @@ def distill(
         )
     made = Distilled({}, {}, [], {})
     with result.as_directory() as folder:
-        for block, cell in plan.ranks_of:
-            state = _load(Path(folder), block, cell)
-            if state["trainer"]["stopped"]:
-                made.stopped[block, cell] = state["trainer"]["stopped"]
+        for where in plan.ranks_of:
+            state = _load(Path(folder), where)
+            members = state["members"]
+            stopped = [member["stopped"] for member in members if member["stopped"]]
+            if stopped:
+                made.stopped[where] = stopped[0]
             else:
-                made.weights[block, cell] = state["trainer"]["net"]
-                made.before[block, cell] = state["trainer"]["before"]
+                made.weights[where] = together([member["net"] for member in members])
+                made.before[where] = members[0]["before"]
+            block, cell = where
             made.rows.extend(
                 {"stage": "distill", "block": block + 1, "cell": cell, "epoch": e, "loss": loss}
                 for e, loss in enumerate(state["losses"], 1)
@@ -119,32 +124,38 @@ def _train_cells(config: dict[str, Any]) -> None:
     for where, ranks in plan.ranks_of.items():  # every rank makes all groups, in the same order
         group = distributed.new_group(list(ranks)) if len(ranks) > 1 else None
         exchanges[where] = alone if group is None else exchange(group, len(ranks))
-    trainers = [
-        CellTrainer(
-            config["space"],
-            config["cut"],
-            config["pixels"],
-            recipe,
-            where,
-            config["stream"],
-            device(),
-            own_shards(recipe.shards, len(plan.ranks_of[where]), plan.ranks_of[where].index(rank)),
-            exchanges[where],
-            beginnings=config["beginnings"],
-        )
-        for where in plan.cells(rank)
-    ]
-    leading = [trainer for trainer in trainers if plan.ranks_of[trainer.where][0] == rank]
-    losses: dict[Where, list[float]] = {trainer.where: [] for trainer in trainers}
+    cells = {
+        where: [
+            CellTrainer(
+                config["space"],
+                config["cut"],
+                config["pixels"],
+                recipe,
+                where,
+                member_stream(config["stream"], member),
+                device(),
+                own_shards(recipe.shards, len(ranks), ranks.index(rank)),
+                exchanges[where],
+                beginnings=config["beginnings"],
+            )
+            for member in range(recipe.trainings)
+        ]
+        for where, ranks in plan.ranks_of.items()
+        if rank in ranks
+    }
+    leading = {where for where in cells if plan.ranks_of[where][0] == rank}
+    losses: dict[Where, list[float]] = {where: [] for where in cells}
+    done = 0
     checkpoint = train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            for trainer in trainers:
-                state = _load(Path(folder), *trainer.where)
-                trainer.restore(state["trainer"])
-                losses[trainer.where] = state["losses"]
+            for where, members in cells.items():
+                state = _load(Path(folder), where)
+                for member, own in zip(members, state["members"], strict=True):
+                    member.restore(own)
+                losses[where], done = state["losses"], members[0].epoch
     windows = config["windows"].reader(rank)
-    blocks = sorted({block for block, _ in plan.cells(rank)})
+    blocks = sorted({block for block, _ in cells})
 
     def read(position: int) -> dict[int, list[Boundary]]:
         """What the cells of each block read of a window; each boundary once."""
@@ -155,47 +166,52 @@ def _train_cells(config: dict[str, Any]) -> None:
         boundaries = dict(zip(refs, there, strict=True))
         return {block: [boundaries[ref] for ref in refs] for block, refs in around.items()}
 
-    for epoch in range(trainers[0].epoch, recipe.epochs):
-        steps: dict[Where, list[float]] = {trainer.where: [] for trainer in trainers}
+    for epoch in range(done, recipe.epochs):
+        steps: dict[Where, list[float]] = {where: [] for where in cells}
         positions = range(epoch * count, (epoch + 1) * count)
         for index, around in enumerate(ahead(positions, read, device())):
-            for trainer in trainers:
-                block, cell = trainer.where
-                part = f"block {block + 1}, cell {cell}"
-                with noted(part):
-                    steps[trainer.where] += trainer.train_window(index, *around[block])
-                if trainer in leading:
-                    _tell(config["board"], trainer, epoch * count + index + 1, steps[trainer.where])
-        files = {}
-        for trainer in trainers:
-            trainer.end_epoch()
-            if not trainer.stopped:
-                losses[trainer.where].append(float(np.mean(steps[trainer.where])))
-        for trainer in leading:
-            files[_name(*trainer.where)] = {
-                "trainer": trainer.state(),
-                "losses": losses[trainer.where],
+            for where, members in cells.items():
+                with noted(_part(where)):
+                    each = [member.train_window(index, *around[where[0]]) for member in members]
+                # As far as all have come, should one have stopped.
+                steps[where] += map(mean, zip(*each, strict=False))
+                if where in leading:
+                    _tell(config["board"], members, epoch * count + index + 1, steps[where])
+        for where, members in cells.items():
+            for member in members:
+                member.end_epoch()
+            if not any(member.stopped for member in members):
+                losses[where].append(float(np.mean(steps[where])))
+        files = {
+            _name(where): {
+                "members": [member.state() for member in cells[where]],
+                "losses": losses[where],
             }
+            for where in leading
+        }
         if epoch + 1 == recipe.epochs:
             windows.close()
         save(files, config["storage"])
 
 
-def _tell(board: Any, trainer: CellTrainer, done: int, steps: list[float]) -> None:
+def _tell(board: Any, members: Sequence[CellTrainer], done: int, steps: list[float]) -> None:
     """Let whoever watches know of a window that a cell has read, or passed over once it stopped."""
-    block, cell = trainer.where
-    part = f"block {block + 1}, cell {cell}"
-    if trainer.stopped:
+    where, part = members[0].where, _part(members[0].where)
+    if any(member.stopped for member in members):
         board.put.remote(part, done, f"{part}: stopped")
         return
     board.put.remote(part, done, f"{part}: loss {steps[-1]:.4f}")
-    values = {"cell_loss": steps[-1], "cell_steps": trainer.minibatches}
-    observe(board, values, block=block + 1, cell=cell)
+    values = {"cell_loss": steps[-1], "cell_steps": members[0].minibatches}
+    observe(board, values, block=where[0] + 1, cell=where[1])
 
 
-def _name(block: int, cell: int) -> str:
-    return f"block-{block + 1}-cell-{cell}.pt"
+def _part(where: Where) -> str:
+    return f"block {where[0] + 1}, cell {where[1]}"
 
 
-def _load(folder: Path, block: int, cell: int) -> Any:
-    return torch.load(folder / _name(block, cell), weights_only=True, map_location="cpu")
+def _name(where: Where) -> str:
+    return f"block-{where[0] + 1}-cell-{where[1]}.pt"
+
+
+def _load(folder: Path, where: Where) -> Any:
+    return torch.load(folder / _name(where), weights_only=True, map_location="cpu")

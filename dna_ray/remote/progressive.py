@@ -11,6 +11,7 @@ from dna_ray.config import Rate
 from dna_ray.data.windows import minibatch
 from dna_ray.errors import noted
 from dna_ray.network.beginnings import Beginnings, build_beginnings
+from dna_ray.network.members import Weights
 from dna_ray.progressive import features_behind, rate_behind
 from dna_ray.ranking import shrunk
 from dna_ray.remote.rating import rating_set, trained_cell
@@ -22,7 +23,6 @@ from dna_ray.teacher import Cut
 
 Array = np.ndarray
 Pixels = tuple[tuple[float, ...], tuple[float, ...]]
-Weights = dict[str, torch.Tensor]
 
 
 def begin(

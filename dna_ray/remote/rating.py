@@ -1,4 +1,4 @@
-"""Rating as remote tasks: one for every first op of every cell."""
+"""Rating as remote tasks: one for every first op of every cell, with all of its members."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +10,7 @@ from dna_ray.config import Rate
 from dna_ray.data.windows import minibatch
 from dna_ray.errors import noted
 from dna_ray.network.cell import CellNet, build_cell
+from dna_ray.network.members import Weights, apart
 from dna_ray.ranking import shrunk
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.remote.metrics import observe
@@ -27,7 +28,7 @@ def rate(
     space: Space,
     cut: Cut,
     pixels: tuple[tuple[float, ...], tuple[float, ...]],
-    weights: dict[Where, dict[str, torch.Tensor]],
+    weights: Mapping[Where, Weights],
     windows: Sequence[TaughtWindow],
     sizes: Rate,
     work: Mapping[Where, float],
@@ -92,17 +93,21 @@ def _rate(
     pixels: tuple[tuple[float, ...], tuple[float, ...]],
     where: Where,
     op: Op,
-    state: dict[str, torch.Tensor],
+    state: Weights,
     sizes: Rate,
     *boundaries: Array,
 ) -> Array:
-    """The losses of all paths of one cell that begin with `op`."""
+    """The losses of all paths of one cell that begin with `op`: the mean over its members."""
     block, cell = where
-    net = trained_cell(space, cut, pixels, where, state)
     half = len(boundaries) // 2
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
-    with noted(f"block {block + 1}, cell {cell}"):
-        return np.array(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
+    losses = []
+    for member in apart(state):
+        net = trained_cell(space, cut, pixels, where, member)
+        with noted(f"block {block + 1}, cell {cell}"):
+            losses.append(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
+    mean: Array = np.mean(losses, axis=0)
+    return mean
 
 
 def trained_cell(
@@ -110,7 +115,7 @@ def trained_cell(
     cut: Cut,
     pixels: tuple[tuple[float, ...], tuple[float, ...]],
     where: Where,
-    state: Mapping[str, torch.Tensor],
+    state: Weights,
 ) -> CellNet:
     """A cell with its weights, on this task's device."""
     block, cell = where

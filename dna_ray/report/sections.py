@@ -183,6 +183,9 @@ def ratings_section(generation: Generation) -> Markup | None:
             "is better. A block whose paths lie far "
             "apart decides more; a chosen path that is not the best of its block saved its costs "
             "for another.",
+            f" A path's loss is the mean in {ratings.members} networks of its cell, trained apart."
+            if ratings.members > 1
+            else None,
             " Of what a path's loss owes to which of its ops meet, "
             f"{ratings.interactions:.0%} is kept."
             if ratings.interactions < 1

@@ -81,6 +81,11 @@ class Ratings:
         """The part of what ops of a path have to do with each other that losses keep; 1 is all."""
         return float(self.metadata.get("interactions", "1"))
 
+    @property
+    def members(self) -> int:
+        """Of how many networks of its cell a path's loss is the mean."""
+        return int(self.metadata.get("members", "1"))
+
     def column(self, cost: str) -> int:
         """The index of a cost column; raises UserError for one that is not there."""
         if cost not in self.cost_names:

@@ -85,10 +85,9 @@ def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
     windows, held_out = _cache[recipe, seed]
     pixels = (teacher.spec.mean, teacher.spec.std)
     start = time.process_time()
-    trainer = plain.distill(space, cut, pixels, windows, job, where)
+    weights = plain.weights(space, cut, pixels, windows, job, where)
     trained_at = time.process_time()
     first, images = job.rate.recalibration, job.rate.images
-    ops = space.blocks[where[0]].ops
     losses = []
     for rows in (
         slice(first, first + images),
@@ -96,7 +95,7 @@ def _measure(task: tuple[str, int, tuple[int, int], str]) -> dict[str, Any]:
         slice(first + images // 2, first + images),
     ):
         data = plain.rating_set(held_out, where[0], first, rows)
-        losses.append(plain.rate(trainer.net, ops, data, 1))
+        losses.append(plain.rate(space, cut, pixels, where, weights, data, 1))
         if len(losses) == 1:
             rated_at = time.process_time()
     found = {"losses": losses, "distill": trained_at - start, "rate": rated_at - trained_at}

@@ -51,12 +51,12 @@ def generation(threads: int) -> float:
     soft = soft_labels(np.concatenate([*known, logits_of(teacher.build(), train[count:])]))
     losses: list[list[np.ndarray]] = [[] for _ in space.blocks]
     for where in plain.cells(space):
-        cell = plain.distill(space, cut, pixels, [f for f, _ in taught], job, where)
+        weights = plain.weights(space, cut, pixels, [f for f, _ in taught], job, where)
         first = job.rate.recalibration
         data = plain.rating_set(
             [f for f, _ in held_out], where[0], first, slice(first, first + job.rate.images)
         )
-        losses[where[0]].append(np.array(plain.rate(cell.net, space.blocks[where[0]].ops, data)))
+        losses[where[0]].append(np.array(plain.rate(space, cut, pixels, where, weights, data)))
     costs = cost_table(space, resolution, 2)
     best = select(ratings_of(space, costs, losses, {}), default_limits(space, costs))
     torch.manual_seed(key(0, "found"))

@@ -19,11 +19,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from dna_ray.config import job_from_tree, put, setting
 from dna_ray.data import load_pictures
-from dna_ray.network.cell import CellNet
+from dna_ray.network.members import Weights
 from dna_ray.network.model import with_classes
 from dna_ray.planning.plan import recipe
 from dna_ray.retrain import PictureSet
-from dna_ray.space import load_space
+from dna_ray.space import Where, load_space
 from dna_ray.teacher import cut_teacher, load_teacher
 from tests import plain
 from tests.benchmarks.report import publish, table
@@ -81,20 +81,20 @@ def main() -> None:
     )
     pixels = (teacher.spec.mean, teacher.spec.std)
     cells = list(plain.cells(space))
-    trainers = profiled(
+    weights = profiled(
         "distill",
-        (partial(plain.distill, space, cut, pixels, taught, job, where) for where in cells),
+        (partial(plain.weights, space, cut, pixels, taught, job, where) for where in cells),
         rows,
     )
     first = job.rate.recalibration
 
-    def rate(block: int, net: CellNet) -> list[float]:
+    def rate(where: Where, weights: Weights) -> list[float]:
         rows = slice(first, first + job.rate.images)
-        data = plain.rating_set(held_out, block, first, rows)
-        return plain.rate(net, space.blocks[block].ops, data)
+        data = plain.rating_set(held_out, where[0], first, rows)
+        return plain.rate(space, cut, pixels, where, weights, data)
 
-    trained = zip(cells, trainers, strict=True)
-    profiled("rate", (partial(rate, block, cell.net) for (block, _), cell in trained), rows)
+    trained = zip(cells, weights, strict=True)
+    profiled("rate", (partial(rate, where, state) for where, state in trained), rows)
     if arguments.rows:
         arguments.rows.write_text(json.dumps(rows))
     show(rows, arguments.before, write=arguments.write)

@@ -132,10 +132,10 @@ def _selected(given: Task, job: Job, space: Space) -> Selection:
     losses: list[list[np.ndarray]] = [[] for _ in space.blocks]
     first = job.rate.recalibration
     for block, cell in space.cells:
-        net = plain.distill(*where, given.taught, job, (block, cell)).net
+        weights = plain.weights(*where, given.taught, job, (block, cell))
         rows = slice(first, first + job.rate.images)
         data = plain.rating_set(given.held_out, block, first, rows)
-        losses[block].append(np.array(plain.rate(net, space.blocks[block].ops, data)))
+        losses[block].append(np.array(plain.rate(*where, (block, cell), weights, data)))
     return select(ratings_of(space, costs, losses, {}), limits)
 
 

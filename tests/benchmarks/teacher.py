@@ -94,11 +94,11 @@ def losses(asked: tuple[Path, str, Case, Where]) -> list[float]:
     job, spec = Job(seed=case.seed), load_model(file).spec
     space, pixels = load_space(job.space), (spec.mean, spec.std)
     with computed(distill, device, case.cells):
-        cell = plain.distill(space, cut, pixels, taught, job, where, device=device)
+        weights = plain.weights(space, cut, pixels, taught, job, where, device)
     first = job.rate.recalibration
     rows = slice(first, first + job.rate.images)
     data = plain.rating_set(held_out, where[0], first, rows, device)
-    return plain.rate(cell.net, space.blocks[where[0]].ops, data)
+    return plain.rate(space, cut, pixels, where, weights, data)
 
 
 def differences(file: Path, device: str) -> list[float]:

@@ -24,6 +24,7 @@ SETTINGS = (
     "distill.strategy=progressive_b",
     "distill.beam=2",
     "distill.epochs=2",
+    "distill.members=1",
     "tune.trials=1",
     "retrain.passes=1",
 )

@@ -97,11 +97,9 @@ class Pure:
         losses: list[list[Array]] = [[] for _ in plan.space.blocks]
         for block, cell in plain.cells(plan.space):
             data = plain.rating_set(self.held_out, block, first, slice(first, first + count))
-            net = plain.distill(plan.space, self.cut, plan.pixels, repeated, job, (block, cell)).net
-            rated = plain.rate_state(
-                plan.space, self.cut, plan.pixels, (block, cell), net.state_dict(), data
-            )
-            losses[block].append(np.array(rated))
+            about = plan.space, self.cut, plan.pixels
+            weights = plain.weights(*about, repeated, job, (block, cell))
+            losses[block].append(np.array(plain.rate(*about, (block, cell), weights, data)))
         return losses
 
 

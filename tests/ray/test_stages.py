@@ -20,8 +20,10 @@ from safetensors.torch import save
 from dna_ray.config import Job, job_from_tree, job_to_toml, put, setting
 from dna_ray.data import Pictures, load_pictures
 from dna_ray.data.schedule import draw, schedule
+from dna_ray.distill import CellTrainer
 from dna_ray.errors import UserError, causes, noted
 from dna_ray.generations import search
+from dna_ray.network.members import together
 from dna_ray.network.model import TrainedModel, build_model, load_model, trained
 from dna_ray.planning.cache import Cache
 from dna_ray.planning.placement import RankPlan
@@ -121,7 +123,7 @@ def pure_cells(
     taught = plain.teach_windows(teacher, cut, pure_windows.pictures["train"])
     boundaries = [features for features, _ in taught]
     return {
-        where: plain.distill(space, cut, PIXELS, boundaries, job, where).net.state_dict()
+        where: plain.weights(space, cut, PIXELS, boundaries, job, where)
         for where in plain.cells(space)
     }
 
@@ -220,7 +222,9 @@ def test_a_picture_that_turns_unreadable_ends_the_stream_and_is_named(
     )
 
 
+@pytest.mark.parametrize("first", [True, False])
 def test_a_cell_that_stops_does_not_poison_others(
+    first: bool,
     windows: dict[str, tuple[Window, ...]],
     pure_windows: plain.Windows,
     space: Space,
@@ -230,7 +234,10 @@ def test_a_cell_that_stops_does_not_poison_others(
     pure_cells: dict[tuple[int, int], dict[str, torch.Tensor]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One rank's loop, over an epoch's checkpoint: block 1 diverges, block 2 ends as it would."""
+    """One rank's loop, over an epoch's checkpoint: block 1 diverges, block 2 ends as it would.
+
+    In block 1 it is all members that diverge, or all but the `first`.
+    """
     taught = [f for f, _ in plain.teach_windows(teacher, cut, pure_windows.pictures["train"])]
     stored = {
         (n, k): array for n, features in enumerate(taught) for k, array in enumerate(features)
@@ -241,6 +248,13 @@ def test_a_cell_that_stops_does_not_poison_others(
             for n, features in enumerate(taught)
         ]
     )
+
+    def diverging(*given: Any, **named: Any) -> CellTrainer:
+        *about, recipe, where, stream = given[:6]
+        if first or "member" in stream:
+            recipe = replace(recipe, learning_rate_first=1e30)
+        return CellTrainer(*about, recipe, where, stream, *given[6:], **named)
+
     saved: list[dict[str, Any]] = []
     told: list[str] = []
     checkpoint = SimpleNamespace(as_directory=lambda: nullcontext(""))
@@ -253,7 +267,8 @@ def test_a_cell_that_stops_does_not_poison_others(
         "ray": SimpleNamespace(get=lambda refs: [stored[ref] for ref in refs]),
         "save": lambda files, storage: saved.append(deepcopy(files)),
         "observe": lambda *_, **__: None,
-        "_load": lambda _, block, cell: saved[-1][f"block-{block + 1}-cell-{cell}.pt"],
+        "_load": lambda _, where: saved[-1][f"block-{where[0] + 1}-cell-{where[1]}.pt"],
+        "CellTrainer": diverging,
     }.items():
         monkeypatch.setattr(f"dna_ray.remote.distill.{name}", value)
     put = SimpleNamespace(remote=lambda part, done, text: told.append(text))
@@ -270,16 +285,18 @@ def test_a_cell_that_stops_does_not_poison_others(
         "storage": None,
     }
     for epochs in (1, job.distill.epochs):  # gone on with
-        recipe = replace(job.distill, epochs=epochs, learning_rate_first=1e30)
+        recipe = replace(job.distill, epochs=epochs)
         _train_cells(config | {"recipe": recipe})
     for block, cell in space.cells:
         state = saved[-1][f"block-{block + 1}-cell-{cell}.pt"]
+        members = state["members"]
         if block == 0:
-            assert f"block 1, cell {cell} is" in state["trainer"]["stopped"]
+            assert [f"block 1, cell {cell} is" in s["stopped"] for s in members] == [first, True]
             assert state["losses"] == []
         else:
-            assert not state["trainer"]["stopped"]
-            assert equal_states(state["trainer"]["net"], pure_cells[block, cell])
+            assert [member["stopped"] for member in members] == ["", ""]
+            nets = together([member["net"] for member in members])
+            assert equal_states(nets, pure_cells[block, cell])
     assert {"block 1, cell 0: stopped", "block 1, cell 1: stopped"} < set(told)
 
 
@@ -317,9 +334,7 @@ def test_rate(
     for block, cell in plain.cells(space):
         first = job.rate.recalibration
         data = plain.rating_set(held_out, block, first, slice(first, first + job.rate.images))
-        expected = plain.rate_state(
-            space, cut, PIXELS, (block, cell), pure_cells[block, cell], data
-        )
+        expected = plain.rate(space, cut, PIXELS, (block, cell), pure_cells[block, cell], data)
         assert losses[block][cell].tolist() == expected
 
 

@@ -115,7 +115,7 @@ def test_streamed_by_groups_with_a_rank_killed(
     drawn = [draw(pictures, rows, job, RESOLUTION) for rows in shown]
     boundaries = [features for features, _ in plain.teach_windows(teacher, cut, drawn)]
     for where in space.cells:
-        expected = plain.distill(space, cut, PIXELS, boundaries, job, where).net.state_dict()
+        expected = plain.weights(space, cut, PIXELS, boundaries, job, where)
         assert {n: torch.equal(made.weights[where][n], expected[n]) for n in expected} == (
             dict.fromkeys(expected, True)
         )

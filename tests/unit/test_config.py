@@ -182,6 +182,7 @@ def test_whole_numbers_do_for_numbers_and_lists_for_ranges() -> None:
         ("distill.decay", [0.5, 1], [0, 1.1]),
         ("distill.weight_decay", [0], [-0.1, float("nan")]),
         ("rate.images", [2], [1]),
+        ("distill.members", [0, 1, 3], [-1]),
         ("rate.recalibration", [2], [1]),
         ("adapt.passes", [1], [0]),
         ("adapt.learning_rate", [1e-6], [0]),

@@ -180,7 +180,7 @@ def test_cells_are_tried_where_that_is_little_beside_their_training() -> None:
 
 JOB = Job(
     features=Features(images=48, views=2, window=24),
-    distill=Distill(epochs=3, batch=12),
+    distill=Distill(epochs=3, batch=12, members=2),
     rate=Rate(images=20, recalibration=4),
     tune=Tune(trials=3, images=24, passes=2),
     retrain=Retrain(passes=4, batch=12, shards=2, label_weight=1.0),
@@ -250,10 +250,10 @@ def test_stages_on_one_processor_are_sums_of_all_their_work(
     drawn = 200 + train + rating + test
     assert found["features"].drawn == drawn
     assert seconds["features"] == pytest.approx(drawn * drawing + (48 + rating) * 0.5 + BEGINNING)
-    assert seconds["distill"] == pytest.approx(3 * 48 * len(tiny.cells) + FITTING)
+    assert seconds["distill"] == pytest.approx(2 * 3 * 48 * len(tiny.cells) + FITTING)
     macs = [sum(walk_macs(tiny, plan.cut, w, plan.resolution).values()) for w in tiny.cells]
     paths = sum(tiny.blocks[block].count(cell) for block, cell in tiny.cells)
-    assert seconds["rate"] == pytest.approx(24 * sum(macs) * 1e-6 + 20 * paths * 1e-3)
+    assert seconds["rate"] == pytest.approx(2 * (24 * sum(macs) * 1e-6 + 20 * paths * 1e-3))
     assert seconds["search"] == 0.25
     network = forecast.macs * 1e-6
     assert forecast.macs == plan.limits["macs"]
@@ -306,7 +306,7 @@ def test_fresh_views_are_drawn_and_taught_in_every_epoch(
 def test_a_stage_is_as_long_as_what_takes_longest(tiny: Space, teacher: TrainedModel) -> None:
     """Of the longest rank, all work over the GPUs, and the drawing over the processors."""
     plan, shown = planned(tiny, teacher, JOB), 3 * 48
-    cells, teaching = len(tiny.cells), 0.5
+    cells, teaching = 2 * len(tiny.cells), 0.5
 
     def distill(gpus: int, ranks: int, drawing: float) -> Stage:
         have = Resources(cpus=4, gpus=gpus)
@@ -351,7 +351,7 @@ def test_a_later_teacher_changes_the_cells_with_its_widths(
     whole = replace(forecast, teachings=(forecast.teachings[0], later, later))
     by_name = {(stage.generation, stage.name): stage for stage in whole.stages}
     assert by_name[2, "distill"].seconds == pytest.approx(
-        3 * 48 * sum(later.cells.values()) + FITTING
+        2 * 3 * 48 * sum(later.cells.values()) + FITTING
     )
     # The last generation makes no further teacher.
     assert by_name[1, "retrain"].seconds > by_name[3, "retrain"].seconds
@@ -364,7 +364,7 @@ def test_a_later_teacher_changes_the_cells_with_its_widths(
 def test_the_run_folder_is_as_large_as_its_weights(tiny: Space, teacher: TrainedModel) -> None:
     plan = planned(tiny, teacher, JOB)
     forecast = foretold(plan, ONE)
-    cells = sum(p.nbytes for w in tiny.cells for p in net_of(tiny, plan.cut, w).parameters())
+    cells = 2 * sum(p.nbytes for w in tiny.cells for p in net_of(tiny, plan.cut, w).parameters())
     found = 4 * network_costs(forecast.network, plan.resolution).total.params
     disk = forecast.disk
     assert disk.kept == cells + found

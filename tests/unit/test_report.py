@@ -213,6 +213,15 @@ def test_the_page_says_of_what_a_rating_is_less(tmp_path: Path, kept: float, sai
     assert page.count("which of its ops meet, 25% is kept.") == said
 
 
+@pytest.mark.parametrize(("members", "said"), [(2, 1), (1, 0)])
+def test_the_page_says_of_how_many_networks_a_rating_is(
+    tmp_path: Path, members: int, said: int
+) -> None:
+    sketch = Sketch(generations=1, finished=1, members=members)
+    page = text_of(page_of(make_run(tmp_path / "run", sketch)))
+    assert page.count("A path's loss is the mean in 2 networks of its cell, trained apart.") == said
+
+
 def test_the_page_of_a_progressive_run_says_how_its_losses_are_meant(tmp_path: Path) -> None:
     page = text_of(page_of(make_run(tmp_path / "run", SKETCHES["progressive"])))
     assert "Its loss is that of its last block behind all others." in page

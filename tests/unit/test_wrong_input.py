@@ -457,6 +457,12 @@ WRONG = [
                 ("distill.strategy=progressive_a", "distill.shards is 2", "set distill.shards=1"),
             ),
             (
+                "progressive with members",
+                "search",
+                "progressive_b --set distill.members=2",
+                ("distill.strategy=progressive_b", "distill.members is 2", "distill.members=1"),
+            ),
+            (
                 "progressive and streamed",
                 "search",
                 "progressive_b --set features.cache=stream",
