@@ -25,9 +25,10 @@ NOT_COUNTED = (
     "tables, batch-norm statistics and the report on disk",
 )
 
-# What takes time besides the work, in starts of processes, as seen on two cores: a Train run, its
-# own and its workers'; and Ray Data, or Tune.
-FIT, OTHER = 3.5, 1.0
+# What takes time besides the work, as seen on two cores where a process starts in 0.2 and in 2.8 s:
+# of a Train run some seconds, and so many starts of processes, its own and its workers'; and of Ray
+# Data, or Tune.
+FIT_SECONDS, FIT_STARTS, OTHER_STARTS = 2.4, 3.0, 1.0
 
 _FLOAT = 4  # bytes
 _STATE = 3  # a checkpoint has, for each weight, it and its two moments
@@ -166,7 +167,7 @@ class Forecast:
         if number == 1 and self.plan.soft:
             labelled = self._tried if self._streamed else pictures("train") - taught
             work += labelled * teacher
-        begun = OTHER * self.rates.starting if number == 1 else 0.0
+        begun = OTHER_STARTS * self.rates.starting if number == 1 else 0.0
         return self._stage(
             number, "features", work=work, drawn=drawn, besides=begun, first_drawn=True
         )
@@ -186,7 +187,7 @@ class Forecast:
             work=work + shown * teaching.teacher,
             drawn=shown,
             longest=config.epochs * trained * teaching.longest,
-            besides=FIT * self.rates.starting,
+            besides=self._fitting,
         )
 
     def _rate(self, number: int) -> Stage:
@@ -219,7 +220,7 @@ class Forecast:
             work=job.tune.trials * work,
             on_cores=job.tune.trials * tried,
             longest=ceil(job.tune.trials / ranks) * (work + tried),
-            besides=OTHER * rates.starting,
+            besides=OTHER_STARTS * rates.starting,
         )
 
     def _retrain(self, number: int) -> Stage:
@@ -246,7 +247,7 @@ class Forecast:
             shown = sum(passes for passes, _ in networks) * schedule.pictures("train")
             work += shown * self.teachings[0].teacher if soft else 0
         return self._stage(
-            number, name, work=work, drawn=shown, longest=longest, besides=FIT * self.rates.starting
+            number, name, work=work, drawn=shown, longest=longest, besides=self._fitting
         )
 
     def _test(self, number: int) -> Stage:
@@ -258,6 +259,11 @@ class Forecast:
         pictures = self.plan.schedule.pictures("test")
         drawn = pictures * len(seconds) if self._streamed else 0
         return self._stage(number, "test", work=pictures * sum(seconds), drawn=drawn)
+
+    @property
+    def _fitting(self) -> float:
+        """Seconds of a Train run that are not work."""
+        return FIT_SECONDS + FIT_STARTS * self.rates.starting
 
     @property
     def _streamed(self) -> bool:

@@ -39,8 +39,8 @@ class Distilled:
     """The weights of the cells, one row of losses per epoch and cell, and why cells stopped.
 
     Weights are those of all members of a cell `together`, losses the mean of theirs. A cell with a
-    member that came to nothing has no weights; the others are as they would be without. `before` are
-    those of the beginnings that a cell was trained with, where it was with any.
+    member that came to nothing has no weights; the others are as they would be without. `before`
+    are those of the beginnings that a cell was trained with, where it was with any.
     """
 
     weights: dict[Where, Weights]

@@ -101,9 +101,10 @@ def _rate(
     block, cell = where
     half = len(boundaries) // 2
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
-    losses = []
-    for member in apart(state):
-        net = trained_cell(space, cut, pixels, where, member)
+    members = apart(state)
+    net, losses = trained_cell(space, cut, pixels, where, members[0]), []
+    for member in members:
+        net.load_state_dict(member)
         with noted(f"block {block + 1}, cell {cell}"):
             losses.append(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
     mean: Array = np.mean(losses, axis=0)

@@ -18,7 +18,14 @@ from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.model import TrainedModel, build_model, module_costs, trained
 from dna_ray.planning.cache import Cache
 from dna_ray.planning.calibration import cell_macs
-from dna_ray.planning.forecast import FIT, OTHER, Forecast, Stage, decided
+from dna_ray.planning.forecast import (
+    FIT_SECONDS,
+    FIT_STARTS,
+    OTHER_STARTS,
+    Forecast,
+    Stage,
+    decided,
+)
 from dna_ray.planning.outlook import outlook
 from dna_ray.planning.placement import Resources, plan_ranks
 from dna_ray.planning.plan import Plan, make_plan
@@ -230,7 +237,7 @@ def stages(forecast: Forecast) -> dict[str, Stage]:
 
 
 BEFORE, STARTING = 12.0, 2.0
-FITTING, BEGINNING = FIT * STARTING, OTHER * STARTING
+FITTING, BEGINNING = FIT_SECONDS + FIT_STARTS * STARTING, OTHER_STARTS * STARTING
 ONE = Resources(cpus=1, store_bytes=10**9)
 
 

@@ -69,8 +69,8 @@ def rating(task: Task, names: Names, seed: int, folder: Path) -> list[Score]:
     losses: list[list[Array]] = [[] for _ in shape.blocks]
     for block, cell in shape.cells:
         weights = plain.weights(shape, cut, pixels, taught, job, (block, cell))
-        rated = plain.rate(shape, cut, pixels, (block, cell), weights, data[block])
-        losses[block].append(np.array(rated))
+        found = plain.rate(shape, cut, pixels, (block, cell), weights, data[block])
+        losses[block].append(np.array(found))
     costs = cost_table(shape, task.resolution, task.classes)
     rated = ratings_of(shape, costs, losses, {"seed": str(seed)})
     seconds = adapting + time.process_time() - start
