@@ -110,7 +110,9 @@ def score(task: Task, pool: Any, folder: Path) -> None:
         if rows_of[LAST.get(method, method), seed] < len(order)
     ]
     if asked:
-        pool.map(_prepare, [(task, seed, folder) for seed in SEEDS], chunksize=1)
+        first, *others = SEEDS  # the first makes files of pictures that the others read
+        pool.apply(_prepare, ((task, first, folder),))
+        pool.map(_prepare, [(task, seed, folder) for seed in others], chunksize=1)
         pool.apply(teacher, (task, folder))
     tell = _progress(f"{task.name}, scores", len(asked))
     for rows in pool.imap_unordered(_score, asked):
