@@ -5,6 +5,7 @@ The words, each with one meaning throughout the project:
 op            the operation of one layer: an MBConv kernel and expansion (`k5e3`)
 layer         one place for an op
 cell          a weight-sharing unit: a number of layers and a width
+member        of a cell: one of several networks that are trained apart, to be judged together
 block         a step of the network between two teacher boundaries; holds one cell or more
 path          one op per layer of one cell
 architecture  one path per block
