@@ -131,7 +131,7 @@ def test_a_fork_is_as_an_interpreter_of_its_own(shared: Server, script: Path, se
         assert fork.pop("leads its group")
         del own["leads its group"]
         drawn |= {*fork.pop("random"), *own.pop("random")}
-        for name in ("_", "PWD", "SHLVL"):  # shells keep them, some of which came between
+        for name in ("_", "OLDPWD", "PWD", "SHLVL"):  # shells keep them, some of which came between
             fork["environment"].pop(name, None)
             own["environment"].pop(name, None)
         assert fork == own
