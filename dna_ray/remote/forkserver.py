@@ -57,16 +57,17 @@ _WITH_RAY = ("dna_ray.generations", "ray.data", "ray.train.torch", "ray.tune")
 def fork_server(folder: Path) -> Iterator[Path | None]:
     """A server for the time of the body, or of this process, and the program that asks it.
 
-    `folder` must be private: who reaches the server's socket there can start processes. On a system
-    other than Linux, where forks are less safe, there is none.
+    `folder` must be private: who reaches the server's socket there can start processes. There is
+    none on a system other than Linux, where forks are less safe, and in a folder of a filesystem
+    that is mounted so that no program runs from there.
     """
-    if sys.platform != "linux":
-        yield None
-        return
     path, program = folder / "forks", folder / "python"
     words = [sys.executable, "-I", "-S", forked.__file__, str(path)]
     program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     program.chmod(0o700)
+    if sys.platform != "linux" or not os.access(program, os.X_OK):
+        yield None
+        return
     with socket.socket(socket.AF_UNIX) as listening, (folder / "forks.log").open("wb") as log:
         listening.bind(str(path))
         listening.listen(socket.SOMAXCONN)  # who asks waits until the server has imported

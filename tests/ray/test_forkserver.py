@@ -19,7 +19,7 @@ import pytest
 import ray
 
 from dna_ray.remote import forked
-from dna_ray.remote.forkserver import fork_server
+from dna_ray.remote.forkserver import fork_server, in_the_place_of_python
 from dna_ray.remote.session import Session
 
 SCRIPT = """
@@ -137,6 +137,16 @@ def test_a_fork_is_as_an_interpreter_of_its_own(shared: Server, script: Path, se
         assert fork == own
     assert len(drawn) == 8
     assert shared.process.children() == []  # not even as zombies
+
+
+def test_where_no_program_may_run_there_is_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder that is mounted `noexec`, which a test cannot mount."""
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    with fork_server(tmp_path) as program, in_the_place_of_python(program) as options:
+        assert program is None
+        assert options == {}
 
 
 def test_what_is_no_worker_is_run_by_python(shared: Server, script: Path) -> None:
