@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from statistics import fmean as mean
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,7 @@ def _train_cells(config: dict[str, Any]) -> None:
     for where, ranks in plan.ranks_of.items():  # every rank makes all groups, in the same order
         group = distributed.new_group(list(ranks)) if len(ranks) > 1 else None
         exchanges[where] = alone if group is None else exchange(group, len(ranks))
+    ranks_of = plan.ranks_of
     cells = {
         where: [
             CellTrainer(
@@ -134,16 +135,15 @@ def _train_cells(config: dict[str, Any]) -> None:
                 where,
                 member_stream(config["stream"], member),
                 device(),
-                own_shards(recipe.shards, len(ranks), ranks.index(rank)),
+                own_shards(recipe.shards, len(ranks_of[where]), ranks_of[where].index(rank)),
                 exchanges[where],
                 beginnings=config["beginnings"],
             )
             for member in range(recipe.trainings)
         ]
-        for where, ranks in plan.ranks_of.items()
-        if rank in ranks
+        for where in plan.cells(rank)
     }
-    leading = {where for where in cells if plan.ranks_of[where][0] == rank}
+    leading = {where for where in cells if ranks_of[where][0] == rank}
     losses: dict[Where, list[float]] = {where: [] for where in cells}
     done = 0
     checkpoint = train.get_checkpoint()
@@ -174,7 +174,7 @@ def _train_cells(config: dict[str, Any]) -> None:
                 with noted(_part(where)):
                     each = [member.train_window(index, *around[where[0]]) for member in members]
                 # As far as all have come, should one have stopped.
-                steps[where] += map(mean, zip(*each, strict=False))
+                steps[where] += map(fmean, zip(*each, strict=False))
                 if where in leading:
                     _tell(config["board"], members, epoch * count + index + 1, steps[where])
         for where, members in cells.items():

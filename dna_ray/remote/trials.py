@@ -96,7 +96,7 @@ def _start(session: Session) -> float:
     """
     seconds, count = 0.0, session.workers
     session.view.stage("processes", 2 * count, "processes")
-    run: Any = ray.remote(num_cpus=1, max_calls=1)(_begin)
+    run: Any = ray.remote(num_cpus=1, max_calls=1)(_begin).options(name="start of a process")
     for _ in range(2):
         start = time.perf_counter()
         session.wait([run.remote() for _ in range(count)])
