@@ -79,8 +79,8 @@ class Generation:
             session.view.stage("features", total, "windows")
             for name, parts in windows.items():
                 self._taught[name] = self._tasks.teach_all(parts, resources)
-            images = sum(window.size for parts in windows.values() for window in parts)
-            facts |= {"windows": total, "images": images}
+            if train:  # what is made again for rating alone is on record already
+                facts |= {"windows": sum(map(len, self._taught.values())), "images": self._images()}
         driver.tell({"windows_made": total, "cached_bytes": self._cached()})
         if self._number == 1:  # this teacher's logits are the soft labels of the run
             for name in windows:
@@ -89,11 +89,13 @@ class Generation:
                     first = first[: self._epoch_windows]  # those of later epochs may be others
                 driver.know_soft_labels(name, first)
 
+    def _images(self) -> int:
+        """How many pictures have their features in the store."""
+        return sum(window.size for windows in self._taught.values() for window in windows)
+
     def _cached(self) -> int:
         """The bytes of all features in the store."""
-        plan = self._plan
-        held = sum(window.size for windows in self._taught.values() for window in windows)
-        return held * plan.sizes.window // self._job.features.window
+        return self._images() * self._plan.sizes.window // self._job.features.window
 
     @contextmanager
     def _windows(self, plan: RankPlan, share: Share) -> Iterator[Series[TaughtWindow]]:

@@ -273,6 +273,14 @@ def check(
     assert {name: (folder / name).stat().st_mtime_ns for name in written} == written
 
 
+def measured(folder: Path) -> list[dict[str, Any]]:
+    """The metrics that two runs must have in common: all but the seconds."""
+    return [
+        {k: v for k, v in row.items() if k != "seconds"}
+        for row in RunFolder.open(folder).measured(1)
+    ]
+
+
 @contextmanager
 def a_rank_killed() -> Iterator[None]:
     """Kill the first worker of Ray Train that this process starts while the body runs."""
@@ -305,7 +313,10 @@ def copied(finished: Finished, moment: str, folder: Path) -> Path:
 def test_killed_and_resumed(
     local: Session, finished: Finished, plan: Plan, moment: str, tmp_path: Path
 ) -> None:
-    check(local, plan, finished, copied(finished, moment, tmp_path / "run"), *TO_DO[moment])
+    folder = copied(finished, moment, tmp_path / "run")
+    check(local, plan, finished, folder, *TO_DO[moment])
+    whole = measured(finished.run)
+    assert [row for row in measured(folder) if row not in whole] == []
 
 
 @pytest.mark.parametrize("moment", CHECKPOINTS)
