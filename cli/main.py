@@ -3,6 +3,7 @@
 0 done, 2 the user's input is wrong, 130 interrupted, 1 anything else.
 """
 
+import gc
 import importlib
 import signal
 import sys
@@ -81,6 +82,7 @@ def main() -> None:
     except Exception as error:
         status = failure(error)
     sys.stdout.flush()
+    gc.freeze()  # or Python looks for garbage in all modules once more, for a second or two
     sys.exit(status)
 
 

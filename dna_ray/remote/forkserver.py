@@ -12,6 +12,7 @@ And Ray draws identities from a generator that is seeded when the first is drawn
 before the fork, which the server tries out before it serves.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -150,6 +151,7 @@ class Request:
         os.setpgid(0, 0)  # Ray ends a worker with all of its process group
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         np.random.seed()  # Python's own generator is seeded anew in every fork
+        atexit.register(_end)  # the first to be registered is the last to be called
 
     def close(self) -> None:
         """Close the streams as they came, of which a fork has copies."""
@@ -177,6 +179,16 @@ class Request:
         else:
             return
         _run(words)
+
+
+def _end() -> None:
+    """End this process, whose status nobody sees, at once.
+
+    For Python to take all modules down first is half a second of work.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _run(words: list[str]) -> None:

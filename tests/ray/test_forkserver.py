@@ -23,7 +23,7 @@ from dna_ray.remote.forkserver import fork_server, in_the_place_of_python
 from dna_ray.remote.session import Session
 
 SCRIPT = """
-import json, os, signal, sys
+import atexit, json, os, signal, sys
 imported = sorted({"ray", "ray.train", "torch"} & set(sys.modules))
 import random
 import numpy
@@ -40,7 +40,7 @@ seen = {
     "random": [random.random(), numpy.random.random()],
     "read": sys.stdin.read(),
 }
-print(json.dumps(seen))
+atexit.register(print, json.dumps(seen))
 print("an error", file=sys.stderr)
 sys.exit(3)
 """
