@@ -1,15 +1,18 @@
 """Distilling and rating the demo space with two workers against one, in turn, on one machine.
 
 `stage` is the whole stage as `dna-ray search` counts it, the start of its processes included;
-`work` the time from the first finished step to the last. The answers must be equal, to the last
-bit.
+`work` the time from the first finished step to the last. In that time the workers, which are the
+processes that compute most, have so much of a processor each: the rest is Ray's own processes, and
+waiting. The answers must be equal, to the last bit.
 """
 
 import argparse
 import tempfile
 import time
+from contextlib import suppress
 
 import numpy as np
+import psutil
 
 from dna_ray.config import Job
 from dna_ray.data import load_pictures
@@ -31,25 +34,39 @@ from tests.benchmarks.report import publish, table
 ONE = {"num_cpus": 1.0}
 
 
+def used() -> dict[int, float]:
+    """Seconds of processors that every process below this one has had, by its number."""
+    seconds = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            seconds[process.pid] = times.user + times.system
+    return seconds
+
+
 class Stopwatch(Silent):
     """Measures from the first finished step of a stage to the last."""
 
-    def __init__(self) -> None:
-        self._times: list[float] = []
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._done = self._total = 0
 
     def stage(self, title: str, total: int, unit: str) -> None:
-        self._times = []
+        self._done, self._total = 0, total
 
     def advance(self, steps: int, detail: str = "") -> None:
-        self._times.append(time.perf_counter())
+        if self._done == 0:
+            self._start, self._used = time.perf_counter(), used()
+        self._done += steps
+        if self._done >= self._total:
+            self.seconds = time.perf_counter() - self._start
+            had = sorted(now - self._used.get(pid, 0.0) for pid, now in used().items())
+            self.share = sum(had[-self._workers :]) / self._workers / self.seconds
 
-    def seconds(self) -> float:
-        return self._times[-1] - self._times[0]
 
-
-def measure(workers: int) -> tuple[dict[str, float], list[list[np.ndarray]]]:
-    """Seconds of distilling and of rating with so many workers, and the losses."""
-    watch = Stopwatch()
+def measure(workers: int) -> tuple[dict[str, tuple[float, str]], list[list[np.ndarray]]]:
+    """Seconds of distilling and of rating with so many workers, their processors; the losses."""
+    watch = Stopwatch(workers)
     job, space, pictures = Job(), load_space("demo"), load_pictures("solar")
     teacher = load_teacher("lite0")
     cut = cut_teacher(teacher, space.reductions, space.resolution)
@@ -76,11 +93,17 @@ def measure(workers: int) -> tuple[dict[str, float], list[list[np.ndarray]]]:
             (0, 1),
             driver.storage,
         ).weights
-        seconds = {"distill, stage": time.perf_counter() - start, "distill, work": watch.seconds()}
+        figures = {
+            "distill, stage": (time.perf_counter() - start, ""),
+            "distill, work": (watch.seconds, f"{watch.share:.0%}"),
+        }
         start = time.perf_counter()
         losses = rate(ray_session, space, cut, pixels, cells, held_out, job.rate, work, ONE)
-        seconds |= {"rate, stage": time.perf_counter() - start, "rate, work": watch.seconds()}
-        return seconds, losses
+        figures |= {
+            "rate, stage": (time.perf_counter() - start, ""),
+            "rate, work": (watch.seconds, f"{watch.share:.0%}"),
+        }
+        return figures, losses
 
 
 def main() -> None:
@@ -98,13 +121,13 @@ def main() -> None:
             for a, b in zip(block_a, block_b, strict=True)
         )
         for name in one[0]:
-            seconds = one[0][name], two[0][name]
+            seconds, shares = zip(one[0][name], two[0][name], strict=True)
             ratio = f"{seconds[0] / seconds[1]:.2f}"
-            rows.append(
-                [repeat, name, *(f"{s:.1f}" for s in seconds), ratio, "yes" if same else "NO"]
-            )
+            figures = [*(f"{s:.1f}" for s in seconds), ratio, *shares]
+            rows.append([repeat, name, *figures, "yes" if same else "NO"])
             print(rows[-1], flush=True)
-    header = ["run", "", "one worker, s", "two workers, s", "ratio", "same ratings"]
+    header = ["run", "", "one worker, s", "two workers, s", "ratio"]
+    header += ["processor of one worker", "of each of two", "same ratings"]
     publish("workers", "Two workers against one", table(header, rows), write=arguments.write)
 
 
