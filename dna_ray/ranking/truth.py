@@ -106,7 +106,10 @@ def drawn_rows(ratings: Ratings, block: int, count: int, of_each_cell: int = 0) 
 
 
 def paths_alone(ratings: Ratings, losses: Mapping[Training, float]) -> list[Paths]:
-    """The paths that were trained alone, by block, with their ratings and costs."""
+    """The paths that were trained alone, by block, with their ratings and costs.
+
+    In the order of the ratings, so that intervals do not hang on which was trained first.
+    """
     return [
         _paths(ratings, block, {t: loss for t, loss in losses.items() if t.block == block})
         for block in sorted({training.block for training in losses})
@@ -118,7 +121,7 @@ def _paths(ratings: Ratings, block: int, losses: Mapping[Training, float]) -> Pa
     numbers = {
         path: row for row, path in enumerate(zip(table.cell.tolist(), table.ops, strict=True))
     }
-    paths = list(dict.fromkeys((t.cell, t.ops) for t in losses))
+    paths = sorted({(t.cell, t.ops) for t in losses}, key=numbers.__getitem__)
     turns = np.full((len(paths), max(t.turn for t in losses)), np.nan)
     for training, loss in losses.items():
         turns[paths.index((training.cell, training.ops)), training.turn - 1] = loss

@@ -252,13 +252,25 @@ def test_what_is_kept_comes_back(ratings: Ratings) -> None:
     buffer.seek(0)
     assert read_trainings(buffer) == losses
     for part in paths_alone(ratings, losses):
-        paths, own = ratings.blocks[part.block - 1], rows[part.block]
+        paths, own = ratings.blocks[part.block - 1], np.sort(rows[part.block])
         assert part.loss.tolist() == paths.loss[own].tolist()
         assert part.turns.shape == (4, part.block)
         assert part.turns[:, -1].tolist() == (own + 1).tolist()
         assert {n: v.tolist() for n, v in part.costs.items()} == {
             n: paths.costs[own, i].tolist() for i, n in enumerate(ratings.cost_names)
         }
+
+
+def test_which_path_was_trained_first_does_not_matter(ratings: Ratings) -> None:
+    losses = {
+        Training(block, cell, ops, 48, turn): float(row + turn)
+        for block, table in enumerate(ratings.blocks, 1)
+        for row, (cell, ops) in enumerate(zip(table.cell.tolist(), table.ops, strict=True))
+        for turn in (1, 2)
+    }
+    backward = dict(reversed(losses.items()))
+    held = [hold_against(paths_alone(ratings, each)) for each in (losses, backward)]
+    assert held[0] == held[1]
 
 
 def figure(value: float, spread: float) -> Figure:
