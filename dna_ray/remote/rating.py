@@ -1,6 +1,7 @@
 """Rating as remote tasks: one for every first op of every cell, with all of its members."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import ray
@@ -45,7 +46,7 @@ def rate(
         for op in space.blocks[block].ops
     ]
     session.view.stage("rate", len(shards), "path prefixes")
-    states = {where: ray.put(state) for where, state in weights.items()}
+    put = cache(lambda where: ray.put(weights[where]))  # workers begin while others are put
     refs = {
         (where, op): task(
             _rate, name=f"rate block {where[0] + 1}, cell {where[1]}", **resources
@@ -55,7 +56,7 @@ def rate(
             pixels,
             where,
             op,
-            states[where],
+            put(where),
             sizes,
             *[window.boundaries[where[0]] for window in windows],
             *[window.boundaries[where[0] + 1] for window in windows],
