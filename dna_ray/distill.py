@@ -299,12 +299,15 @@ class CellTrainer:
         for group in self._optimizer.param_groups:
             group["lr"] *= self._recipe.decay
 
-    def state(self) -> dict[str, Any]:
-        """Everything that training goes on from: tensors and plain numbers."""
-        return {
+    def state(self, *, ended: bool = False) -> dict[str, Any]:
+        """Everything that training goes on from: tensors and plain numbers.
+
+        Where it has `ended`, without the optimiser, which holds twice as much as the weights.
+        """
+        going_on = {} if ended else {"optimizer": self._optimizer.state_dict()}
+        return going_on | {
             "net": self.net.state_dict(),
             "before": self.before.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
             "minibatches": self.minibatches,
             "first_loss": self._first_loss,
             "stopped": self.stopped,
@@ -312,7 +315,7 @@ class CellTrainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned of a training that had not ended."""
         self.net.load_state_dict(state["net"])
         self.before.load_state_dict(state["before"])
         self._optimizer.load_state_dict(state["optimizer"])

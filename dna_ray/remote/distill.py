@@ -151,9 +151,12 @@ def _train_cells(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             for where, members in cells.items():
                 state = _load(Path(folder), where)
+                done = state["members"][0]["epoch"]
+                if done == recipe.epochs:
+                    return  # all ranks are done, and only the driver has yet to read it
                 for member, own in zip(members, state["members"], strict=True):
                     member.restore(own)
-                losses[where], done = state["losses"], members[0].epoch
+                losses[where] = state["losses"]
     windows = config["windows"].reader(rank)
     blocks = sorted({block for block, _ in cells})
 
@@ -182,14 +185,15 @@ def _train_cells(config: dict[str, Any]) -> None:
                 member.end_epoch()
             if not any(member.stopped for member in members):
                 losses[where].append(float(np.mean(steps[where])))
+        ended = epoch + 1 == recipe.epochs
         files = {
             _name(where): {
-                "members": [member.state() for member in cells[where]],
+                "members": [member.state(ended=ended) for member in cells[where]],
                 "losses": losses[where],
             }
             for where in leading
         }
-        if epoch + 1 == recipe.epochs:
+        if ended:
             windows.close()
         save(files, config["storage"])
 

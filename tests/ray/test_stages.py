@@ -257,6 +257,12 @@ def test_a_cell_that_stops_does_not_poison_others(
 
     saved: list[dict[str, Any]] = []
     told: list[str] = []
+
+    def save(files: dict[str, Any], _: None) -> None:
+        saved.append(deepcopy(files))
+        if len(saved) == 1:
+            raise ConnectionError("lost")
+
     checkpoint = SimpleNamespace(as_directory=lambda: nullcontext(""))
     context = SimpleNamespace(get_world_rank=lambda: 0)
     train = SimpleNamespace(
@@ -265,7 +271,7 @@ def test_a_cell_that_stops_does_not_poison_others(
     for name, value in {
         "train": train,
         "ray": SimpleNamespace(get=lambda refs: [stored[ref] for ref in refs]),
-        "save": lambda files, storage: saved.append(deepcopy(files)),
+        "save": save,
         "observe": lambda *_, **__: None,
         "_load": lambda _, where: saved[-1][f"block-{where[0] + 1}-cell-{where[1]}.pt"],
         "CellTrainer": diverging,
@@ -284,9 +290,11 @@ def test_a_cell_that_stops_does_not_poison_others(
         "board": SimpleNamespace(put=put),
         "storage": None,
     }
-    for epochs in (1, job.distill.epochs):  # gone on with
-        recipe = replace(job.distill, epochs=epochs)
-        _train_cells(config | {"recipe": recipe})
+    with pytest.raises(ConnectionError):
+        _train_cells(config | {"recipe": job.distill})
+    for _ in range(2):  # gone on with, and found to have ended
+        _train_cells(config | {"recipe": job.distill})
+    assert len(saved) == job.distill.epochs > 1
     for block, cell in space.cells:
         state = saved[-1][f"block-{block + 1}-cell-{cell}.pt"]
         members = state["members"]
