@@ -25,6 +25,23 @@ from dna_ray.storage import Place
 # Ray Train starts lost ranks again, but nobody its controller, without which they end.
 _CONTROLLERS = 3
 
+# By these a run has two more processes: one for datasets of Ray Train, which no loop of ours reads,
+# and one to do what `_release` does, for which every run waits half a second at its end.
+_UNUSED = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+
+
+class _Trainer(TorchTrainer):
+    """A trainer without what is of no use here.
+
+    The method is Ray's own: where another version has no such method, or other names, runs have
+    these processes and are else the same.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        # For checkers of types Ray's trainer is still that of its first version.
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        return [callback for callback in callbacks if type(callback).__name__ not in _UNUSED]
+
 
 def fit(
     loop: Callable[[dict[str, Any]], None],
@@ -43,7 +60,7 @@ def fit(
         reserved["GPU"] = share.rank_gpus
 
     def run() -> Checkpoint:
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             loop,
             train_loop_config=config,
             # NCCL wants a GPU for every rank alone; gloo works everywhere.
