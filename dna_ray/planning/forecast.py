@@ -25,10 +25,10 @@ NOT_COUNTED = (
     "tables, batch-norm statistics and the report on disk",
 )
 
-# What takes time besides the work, as seen on two cores where a process starts in 0.2 and in 2.8 s:
-# of a Train run some seconds, and so many starts of processes, its own and its workers'; and of Ray
+# What takes time besides the work, as seen on two cores where a process starts in 0.2 and in 3.7 s:
+# of a Train run a second, and so many starts of processes, its own and its workers'; and of Ray
 # Data, or Tune.
-FIT_SECONDS, FIT_STARTS, OTHER_STARTS = 2.4, 3.0, 1.0
+FIT_SECONDS, FIT_STARTS, OTHER_STARTS = 0.9, 2.0, 1.0
 
 _FLOAT = 4  # bytes
 _STATE = 3  # a checkpoint has, for each weight, it and its two moments
