@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from ray import train
-from ray.train import ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from dna_ray.remote.ranks import _UNUSED, _Trainer
 from dna_ray.remote.train import interruptible, persistent, run_config, save
 from dna_ray.storage import Place
 from tests.ray.command import SNAPSHOT
@@ -184,3 +185,16 @@ def test_a_run_on_a_store_outlives_a_loss_of_credentials_and_is_gone_on_from(
         assert [file.name for file in files] == ["rank-0.pt", "rank-1.pt"]
         for file in files:
             assert torch.load(file, weights_only=True) == [1, 1, 2]
+
+
+def test_a_run_has_no_processes_that_are_of_no_use(tmp_path: Path) -> None:
+    """Where Ray comes to call them otherwise, it is told here: runs would only be slower."""
+    trainer = _Trainer(
+        lambda: None,
+        scaling_config=ScalingConfig(num_workers=1),
+        run_config=RunConfig(storage_path=str(tmp_path)),
+    )
+    of_ray = TorchTrainer._create_default_callbacks(trainer)  # type: ignore[attr-defined]
+    ours = trainer._create_default_callbacks()
+    kinds, left = ({type(callback).__name__ for callback in each} for each in (of_ray, ours))
+    assert kinds - left == _UNUSED
