@@ -46,7 +46,7 @@ def rate(
         for op in space.blocks[block].ops
     ]
     session.view.stage("rate", len(shards), "path prefixes")
-    put = cache(lambda where: ray.put(weights[where]))  # workers begin while others are put
+    put = cache(lambda where: ray.put(_arrays(weights[where])))  # workers begin meanwhile
     refs = {
         (where, op): task(
             _rate, name=f"rate block {where[0] + 1}, cell {where[1]}", **resources
@@ -87,6 +87,11 @@ def rate(
     ]
 
 
+def _arrays(state: Weights) -> dict[str, Array]:
+    """Weights as Ray puts and gets them in a tenth of the time that hundreds of tensors take."""
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
 @single_threaded
 def _rate(
     space: Space,
@@ -94,7 +99,7 @@ def _rate(
     pixels: tuple[tuple[float, ...], tuple[float, ...]],
     where: Where,
     op: Op,
-    state: Weights,
+    arrays: Mapping[str, Array],
     sizes: Rate,
     *boundaries: Array,
 ) -> Array:
@@ -102,7 +107,7 @@ def _rate(
     block, cell = where
     half = len(boundaries) // 2
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
-    members = apart(state)
+    members = apart({name: torch.tensor(array) for name, array in arrays.items()})
     net, losses = trained_cell(space, cut, pixels, where, members[0]), []
     for member in members:
         net.load_state_dict(member)
