@@ -149,6 +149,7 @@ class Study:
                 share,
                 (variant.seed, self.number),
                 self._checkpoints(variant),
+                longer=True,
             )
         for why in made.stopped.values():
             self.session.view.note(f"a cell is left out: {why}")

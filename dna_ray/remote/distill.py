@@ -62,12 +62,15 @@ def distill(
     stream: tuple[int, int],
     storage: Place,
     beginnings: Sequence[Beginning] = ((),),
+    *,
+    longer: bool = False,
 ) -> Distilled:
     """Train every cell of the plan.
 
     `count` windows make an epoch. `stream` = (seed, generation). Checkpoints of the run go below
-    `storage`, from which a lost worker's group starts again. With `beginnings` of any blocks, the
-    plan's cells are those of the block behind them.
+    `storage`, from which a lost worker's group starts again; so does a `longer` training from where
+    this one ends, if there is to be one. With `beginnings` of any blocks, the plan's cells are
+    those of the block behind them.
     """
     name = f"distill-generation-{stream[1]}"
     if recipe.progressive:
@@ -89,6 +92,7 @@ def distill(
                 "board": session.board,
                 "storage": storage,
                 "beginnings": beginnings,
+                "longer": longer,
             },
             name,
             share,
@@ -185,7 +189,8 @@ def _train_cells(config: dict[str, Any]) -> None:
                 member.end_epoch()
             if not any(member.stopped for member in members):
                 losses[where].append(float(np.mean(steps[where])))
-        ended = epoch + 1 == recipe.epochs
+        last = epoch + 1 == recipe.epochs
+        ended = last and not config["longer"]
         files = {
             _name(where): {
                 "members": [member.state(ended=ended) for member in cells[where]],
@@ -193,7 +198,7 @@ def _train_cells(config: dict[str, Any]) -> None:
             }
             for where in leading
         }
-        if ended:
+        if last:
             windows.close()
         save(files, config["storage"])
 

@@ -178,13 +178,13 @@ def test_a_longer_training_goes_on_from_a_shorter_one(
     checkpoints = opened.working / "stability" / "generation-1-seed-3-windows-2"
     snapshot = checkpoints / "distill-generation-1" / SNAPSHOT
 
-    def spy(*given: Any) -> Any:
+    def spy(*given: Any, **named: Any) -> Any:
         """Note the checkpoint that a training begins from."""
         newest = ""
         if snapshot.is_file():
             newest = json.loads(snapshot.read())["latest_checkpoint_result"]["checkpoint_dir_name"]
         starts.append(newest)
-        return distill(*given)
+        return distill(*given, **named)
 
     monkeypatch.setattr("dna_ray.study.distill", spy)
     two, three = (OWN._replace(epochs=epochs) for epochs in (2, 3))

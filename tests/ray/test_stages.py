@@ -289,6 +289,7 @@ def test_a_cell_that_stops_does_not_poison_others(
         "count": len(taught),
         "board": SimpleNamespace(put=put),
         "storage": None,
+        "longer": False,
     }
     with pytest.raises(ConnectionError):
         _train_cells(config | {"recipe": job.distill})
