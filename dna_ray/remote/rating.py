@@ -1,7 +1,6 @@
 """Rating as remote tasks: one for every first op of every cell, with all of its members."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import numpy as np
 import ray
@@ -40,30 +39,17 @@ def rate(
     It is NaN for cells without `weights`. The cells with the most `work` begin. `resources` are
     what a task reserves.
     """
-    shards = [
-        ((block, cell), op)
-        for block, cell in sorted(weights, key=lambda where: -work[where])
-        for op in space.blocks[block].ops
-    ]
-    session.view.stage("rate", len(shards), "path prefixes")
-    put = cache(lambda where: ray.put(_arrays(weights[where])))  # workers begin meanwhile
-    refs = {
-        (where, op): task(
-            _rate, name=f"rate block {where[0] + 1}, cell {where[1]}", **resources
-        ).remote(
-            space,
-            cut,
-            pixels,
-            where,
-            op,
-            put(where),
-            sizes,
-            *[window.boundaries[where[0]] for window in windows],
-            *[window.boundaries[where[0] + 1] for window in windows],
-        )
-        for where, op in shards
-    }
     blocks = space.blocks
+    prefixes = sum(len(blocks[block].ops) for block, _ in weights)
+    session.view.stage("rate", prefixes, "path prefixes")
+    refs = {}
+    for where in sorted(weights, key=lambda where: -work[where]):
+        block, cell = where
+        run = task(_rate, name=f"rate block {block + 1}, cell {cell}", **resources)
+        arrays = ray.put(_arrays(weights[where]))  # the first are rated while others are put
+        boundaries = [window.boundaries[b] for b in (block, block + 1) for window in windows]
+        for op in blocks[block].ops:
+            refs[where, op] = run.remote(space, cut, pixels, where, op, arrays, sizes, *boundaries)
     paths = {
         ref: len(blocks[block].ops) ** (blocks[block].cells[cell].layers - 1)
         for ((block, cell), _), ref in refs.items()
@@ -83,7 +69,7 @@ def rate(
             else np.full(block.count(c), np.nan)
             for c in range(len(block.cells))
         ]
-        for b, block in enumerate(space.blocks)
+        for b, block in enumerate(blocks)
     ]
 
 
