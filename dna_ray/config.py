@@ -77,7 +77,7 @@ class Distill:
     minibatch is computed in `shards` parts of equal size; where there are more workers than cells,
     up to that number of them train one cell, and the result is the same on any of them.
     Each cell is trained as `members` networks apart, with weights, paths and an order of their own,
-    and a path's rating is the mean of its losses in them; 0 is three, or one where the strategy is
+    and a path's rating is the mean of its losses in them; 0 is five, or one where the strategy is
     progressive.
     `strategy`: `concurrent` trains all blocks at once, each behind the teacher's; `progressive_a`
     and `progressive_b` train and search block after block, each behind the `beam` best beginnings
@@ -123,7 +123,7 @@ class Distill:
     @property
     def trainings(self) -> int:
         """How many members each cell has."""
-        return self.members or (1 if self.progressive else 3)
+        return self.members or (1 if self.progressive else 5)
 
     @property
     def progressive(self) -> bool:
@@ -199,7 +199,7 @@ class Retrain:
     """
 
     passes: int = 3
-    scaled_passes: int = 2
+    scaled_passes: int = 4
     batch: int = 64
     shards: int = 2
     shuffle: int = 8192

@@ -31,7 +31,7 @@ def test_members_draw_from_streams_of_their_own() -> None:
 
 @pytest.mark.parametrize(
     ("members", "strategy", "trainings"),
-    [(0, "concurrent", 3), (0, "progressive_b", 1), (1, "concurrent", 1), (2, "concurrent", 2)],
+    [(0, "concurrent", 5), (0, "progressive_b", 1), (1, "concurrent", 1), (2, "concurrent", 2)],
 )
 def test_how_often_a_cell_is_trained(members: int, strategy: Strategy, trainings: int) -> None:
     assert Distill(members=members, strategy=strategy).trainings == trainings
