@@ -12,7 +12,7 @@ networks of its own for them, which are trained with it.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from dna_ray.config import Distill
-from dna_ray.data.windows import minibatch, staged
+from dna_ray.data.windows import minibatch, sent, staged
 from dna_ray.network.beginnings import Beginnings, build_beginnings
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.precision import autocast
@@ -201,7 +201,7 @@ class CellTrainer:
             losses.append(under_way.popleft()())
             self.stopped = self._trouble(losses[-1], self.minibatches - len(under_way))
 
-        for rows in self._minibatch_rows(index, len(targets)):
+        for rows in sent(self._minibatch_rows(index, len(targets)), self._device):
             if self.stopped:
                 break
             read = inputs[self._beginning if len(inputs) > 1 else 0]
@@ -213,13 +213,14 @@ class CellTrainer:
             take()
         return losses
 
-    def _minibatch_rows(self, window: int, images: int) -> Iterator[Array]:
-        """The rows of each minibatch, of which this worker's shards are read: neighbours."""
+    def _minibatch_rows(self, window: int, images: int) -> Array:
+        """The rows of each minibatch (M, B), of which this worker's shards are read: neighbours."""
         rng = generator(self._seed, *self._names, "order", self.epoch, window)
         order, shards = rng.permutation(images), self._recipe.shards
         size = min(self._recipe.batch, images // shards * shards)
-        for start in range(0, images - size + 1, size) if size else ():
-            yield order[start : start + size].reshape(shards, -1)[self._own].ravel()
+        count, of_shard = images // size if size else 0, size // shards
+        rows = order[: count * size].reshape(count, shards, of_shard)[:, self._own]
+        return rows.reshape(count, len(self._own) * of_shard)
 
     def _step(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss, mean over this minibatch's paths: a scalar that may be under way still.

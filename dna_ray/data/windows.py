@@ -20,15 +20,18 @@ _BATCH = {"cpu": (64, 2**18), "cuda": (1024, 2**24)}
 _CHUNK = 32 * 2**20  # bytes that are copied into pinned memory while those before are transferred
 
 
-def minibatch(window: Array | Tensor, rows: Array, device: torch.device | str = "cpu") -> Tensor:
+def minibatch(
+    window: Array | Tensor, rows: Array | Tensor, device: torch.device | str = "cpu"
+) -> Tensor:
     """Rows of a window (N, H, W, C) as (B, C, H, W) in channels-last memory; the only copy.
 
     A window is shared by all processes of a machine and read-only: hence a copy there must be. For
     a GPU it is made in pinned memory, from where it is transferred while the program goes on; of a
-    window that is `staged` there already it is made there.
+    window that is `staged` there already it is made there, where the rows may be `sent` before.
     """
     if isinstance(window, Tensor):
-        return window.index_select(0, torch.from_numpy(rows).to(window.device)).permute(0, 3, 1, 2)
+        there = rows if isinstance(rows, Tensor) else torch.from_numpy(rows).to(window.device)
+        return window.index_select(0, there).permute(0, 3, 1, 2)
     if torch.device(device).type == "cpu":
         return torch.from_numpy(window[rows]).permute(0, 3, 1, 2)
     shape = len(rows), *window.shape[1:]
@@ -65,6 +68,13 @@ def staged(window: Array, device: torch.device | str) -> Array | Tensor:
             there[start : start + rows].copy_(chunk, non_blocking=True)
     side.synchronize()
     return there
+
+
+def sent(array: Array, device: torch.device | str) -> Array | Tensor:
+    """A small array where it is computed with: a GPU is sent a copy, which nobody waits for."""
+    if torch.device(device).type == "cpu":
+        return array
+    return torch.from_numpy(array).pin_memory().to(device, non_blocking=True)
 
 
 def ahead(items: Iterable[T], make: Callable[[T], R], device: torch.device | str) -> Iterator[R]:

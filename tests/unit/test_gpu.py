@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dna_ray.alone import train_alone
 from dna_ray.config import Distill, Loss, Strategy
-from dna_ray.data.windows import ahead, batches, minibatch, staged
+from dna_ray.data.windows import ahead, batches, minibatch, sent, staged
 from dna_ray.distill import CellTrainer
 from dna_ray.network.beginnings import build_beginnings
 from dna_ray.network.model import TimmSpec, TrainedModel, build_model, trained
@@ -78,7 +78,10 @@ def test_minibatches_are_the_rows_of_a_window(size: int, dtype: type) -> None:
         assert torch.equal(batch.cpu(), minibatch(array, rows))
     there = staged(array, "cuda")
     assert isinstance(there, Tensor)
-    assert torch.equal(minibatch(there, rows).cpu(), minibatch(array, rows))
+    orders = np.stack([rng.permutation(40)[:size] for _ in range(20)])
+    for order, row in zip(orders, sent(orders, "cuda"), strict=True):
+        assert torch.equal(minibatch(there, row).cpu(), minibatch(array, order))
+        assert torch.equal(minibatch(there, order).cpu(), minibatch(array, order))
     passed = torch.cat(list(batches(array, "cuda")))
     assert torch.equal(passed.cpu(), minibatch(array, np.arange(40)))
 
