@@ -2,19 +2,23 @@
 
 Pictures of 224 pixels that are noise, and cells of `mbconv6` between EfficientNet-B7's boundaries,
 as in the recipe for ImageNet. Shares are of what the card itself reaches in the same run, when it
-copies 2 GiB within its memory, or multiplies two matrices of 8,192 x 8,192 in bfloat16. The bytes
-of a network are what its layers read and write, each on its own; training counts them three times,
-forward and for both gradients. One thread; medians. Every part is a section of its own.
+copies 2 GiB within its memory, or multiplies two matrices of 8,192 x 8,192, in bfloat16 or, for
+rating, in float32. The bytes of a network are what its layers read and write, each on its own;
+training counts them three times, forward and for both gradients. One thread; medians. Every part is
+a section of its own.
 """
 
 import argparse
 import copy
 import multiprocessing
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -50,6 +54,8 @@ RESOLUTION, WINDOW, BATCH, SHARDS, CELL = 224, 1024, 512, 16, 1
 BLOCKS = (1, 3)
 OPS = load_space("mbconv6").blocks[0].ops
 COUNTED = 16  # pictures whose work is counted
+TURNS = 9  # of all ways to train, one after another
+COMPILED = Op(5, 6)  # the op of every layer where compiling is tried
 RECIPE = Distill(batch=BATCH, paths_per_minibatch=1)
 DEVICE = "cuda"
 
@@ -58,31 +64,43 @@ class Ceilings(NamedTuple):
     """Bytes and floating-point operations a second."""
 
     bandwidth: float
-    peak: float
+    peak: float  # in bfloat16
+    exact: float  # in float32
+
+
+def once(run: Callable[[], object]) -> float:
+    """Seconds of a call with all that it started."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def seconds(run: Callable[[], object], repeats: int = 3) -> float:
-    """Of a call with all that it started; the first one does not count."""
-    times = []
-    for _ in range(1 + repeats):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[1:]))
+    """The median of several calls; the first one does not count."""
+    return float(np.median([once(run) for _ in range(1 + repeats)][1:]))
 
 
 def ceilings() -> Ceilings:
     """Of this card."""
     size = 8192
-    a, b = (torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16) for _ in "ab")
+    a, b = (torch.randn(size, size, device=DEVICE) for _ in "ab")
+    c, d = a.bfloat16(), b.bfloat16()
     source = torch.randint(256, (2**31,), dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return Ceilings(
         bandwidth=2 * len(source) / seconds(lambda: target.copy_(source), 10),
-        peak=2 * size**3 / seconds(lambda: a @ b, 10),
+        peak=2 * size**3 / seconds(lambda: c @ d, 10),
+        exact=2 * size**3 / seconds(lambda: a @ b),
     )
+
+
+class Amount(NamedTuple):
+    """Of work: bytes that are read and written, and multiply-adds."""
+
+    bytes: float
+    macs: float
 
 
 class Work:
@@ -90,13 +108,25 @@ class Work:
 
     def __init__(self, net: nn.Module) -> None:
         self.bytes = self.macs = 0
-        leaves = [module for module in net.modules() if not list(module.children())]
-        self._hooks = [leaf.register_forward_hook(self._count) for leaf in leaves]
+        layers = [
+            module
+            for module in net.modules()
+            if (isinstance(module, nn.BatchNorm2d) or not list(module.children()))
+            and not isinstance(module, nn.Identity)
+        ]
+        self._hooks = [layer.register_forward_hook(self._count) for layer in layers]
 
     def _count(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         self.bytes += output.nbytes + sum(x.nbytes for x in inputs if isinstance(x, Tensor))
         if isinstance(module, nn.Conv2d | nn.Linear):
             self.macs += output.numel() * module.weight[0].numel()
+
+    def of(self, module: nn.Module, x: Tensor, *args: Any) -> tuple[Tensor, Amount]:
+        """What a part of it makes of some pictures, and the work of one of them."""
+        self.bytes = self.macs = 0
+        with torch.no_grad():
+            y = module(x, *args)
+        return y, Amount(self.bytes / len(x), self.macs / len(x))
 
     def close(self) -> None:
         """Count no more."""
@@ -144,8 +174,8 @@ def of_teacher(name: str, side: int, card: Ceilings) -> Rows:
     with patch.object(teacher_module, "autocast", lambda _: nullcontext()):
         whole = Teacher(model, cut, DEVICE)
     work = Work(module.to(DEVICE).eval())
-    with torch.inference_mode(), autocast(DEVICE):
-        module(minibatch(pictures, np.arange(COUNTED), DEVICE))
+    with autocast(DEVICE):
+        _, one = work.of(module, minibatch(pictures, np.arange(COUNTED), DEVICE))
     work.close()
     features = sum(part[0].nbytes for part in teach(half, pictures)[0])
     copied = WINDOW / seconds(lambda: teach(half, pictures), 2)
@@ -159,8 +189,8 @@ def of_teacher(name: str, side: int, card: Ceilings) -> Rows:
                 side,
                 batch,
                 *(f"{speed:,.0f}" for speed in speeds),
-                f"{2 * work.macs / COUNTED * speeds[1] / card.peak:.1%}",
-                f"{work.bytes / COUNTED * speeds[1] / card.bandwidth:.1%}",
+                f"{2 * one.macs * speeds[1] / card.peak:.1%}",
+                f"{one.bytes * speeds[1] / card.bandwidth:.1%}",
                 f"{copied:,.0f}" if batch == WINDOW else "",
                 f"{features / 1e6:.2f}",
             ]
@@ -202,10 +232,24 @@ class Bare:
             self.adam.step()
 
 
-def paths_of(net: CellNet) -> Any:
+def paths_of(net: CellNet) -> Iterator[tuple[Op, ...]]:
     """Those that a loop trains, drawn before."""
     sampler = PathSampler(OPS, len(net.layers), "fair", 0, "bare")
     return iter([sampler.path(step) for step in range(10_000)])
+
+
+def trained_work(net: CellNet, x: Tensor) -> Amount:
+    """Of a picture in a step of a cell, the mean of a round of paths."""
+    work, paths = Work(net), paths_of(net)
+    with autocast(DEVICE):
+        round_ = [work.of(net, x, next(paths))[1] for _ in OPS]
+    work.close()
+    return Amount(*(3 * float(np.mean(each)) for each in zip(*round_, strict=True)))
+
+
+def shares(work: Amount, speed: float, bandwidth: float, peak: float) -> list[str]:
+    """What so many pictures a second take of the card: of its bandwidth, and of its peak."""
+    return [f"{work.bytes * speed / bandwidth:.1%}", f"{2 * work.macs * speed / peak:.1%}"]
 
 
 def graphed(bare: Bare) -> Bare:
@@ -251,11 +295,7 @@ def of_cell(
 
     one, two = trainer(), trainer(paths_per_minibatch=2)
     data = [each.permute(0, 3, 1, 2) for each in there]
-    work, paths = Work(one.net), paths_of(one.net)
-    with torch.no_grad(), autocast(DEVICE):
-        for _ in range(len(OPS)):
-            one.net(data[0][:COUNTED], next(paths))
-    work.close()
+    work = trained_work(one.net, data[0][:COUNTED])
     ways: dict[str, Callable[[], object]] = {
         "bare": Bare(one.net, data, batch),
         "ours": lambda: one.train_window(0, *there),
@@ -268,12 +308,12 @@ def of_cell(
         ways["sharded"] = lambda: sharded.train_window(0, *there)
     else:
         ways["graphs"] = graphed(Bare(one.net, data, batch))
-    ms = {}
-    for name, way in ways.items():
+    for way in ways.values():
         for _ in range(-(-len(OPS) // count)):  # a round: every kernel is chosen by then
             way()
-        ms[name] = 1e3 * seconds(way) / count
-    speed, counted = 1e3 * batch / ms["ours"], COUNTED * len(OPS)
+    turns = [{name: once(way) for name, way in ways.items()} for _ in range(TURNS)]
+    ms = {name: 1e3 * float(np.median([turn[name] for turn in turns])) / count for name in ways}
+    speed = 1e3 * batch / ms["ours"]
     return [
         block + 1,
         batch,
@@ -281,8 +321,7 @@ def of_cell(
         f"{ms['ours'] / ms['bare']:.3f}",
         f"{ms['two'] / ms['ours'] / 2:.2f}",
         f"{speed:,.0f}",
-        f"{3 * work.bytes / counted * speed / card.bandwidth:.1%}",
-        f"{6 * work.macs / counted * speed / card.peak:.1%}",
+        *shares(work, speed, card.bandwidth, card.peak),
     ]
 
 
@@ -301,30 +340,102 @@ STEPS = (
 )
 
 
-# Processes that share a card
+# Ops that torch.compile has compiled
 
 
-def shared(card: Ceilings) -> Rows:
-    """A row for every number of processes, each with a cell of its own."""
-    rows: Rows = []
-    spawn = multiprocessing.get_context("spawn")
-    for batch in (BATCH // SHARDS, BATCH):
-        for count in (1, 2, 4):
-            with spawn.Manager() as manager, spawn.Pool(count) as pool:
-                asked = [(batch, manager.Barrier(count))] * count
-                rows.append([batch, count, f"{sum(pool.map(_speed, asked, chunksize=1)):,.0f}"])
-            print(rows[-1], flush=True)
+def compiles(card: Ceilings) -> Rows:
+    """A row for every block and size of a minibatch."""
+    torch._dynamo.config.recompile_limit = 64  # all ops of a cell share one forward
+    rows = []
+    for block, batch in ((1, BATCH), (3, BATCH), (3, BATCH // SHARDS)):
+        data = [staged(boundary(block + n, 2 * batch), DEVICE).permute(0, 3, 1, 2) for n in (0, 1)]
+        where = block, CELL
+        net = CellTrainer(
+            load_space("mbconv6"), CUT, PIXELS, RECIPE, where, (0, 1), DEVICE, path=path_of(block)
+        ).net
+        plain, quick = Bare(net, data, batch), Bare(net, data, batch)
+        for loop in (plain, quick):
+            loop.paths = repeat(path_of(block))
+        for module in quick.net.choices():
+            module.compile(dynamic=False)
+        took = once(quick)
+        plain_ms, quick_ms = (1e3 * seconds(loop, 10) / 2 for loop in (plain, quick))
+        saved = plain_ms - quick_ms
+        rows.append(
+            [
+                block + 1,
+                batch,
+                f"{took:.0f}",
+                f"{plain_ms:.2f}",
+                f"{quick_ms:.2f}",
+                f"{plain_ms / quick_ms:.2f}",
+                f"{1e3 * took * len(OPS) / saved:,.0f}" if saved > 0 else "",
+            ]
+        )
+        print(rows[-1], flush=True)
     return rows
 
 
+def path_of(block: int) -> tuple[Op, ...]:
+    """The path whose ops are compiled."""
+    return (COMPILED,) * load_space("mbconv6").blocks[block].cells[CELL].layers
+
+
+COMPILES = (
+    *("block", "minibatch", "first window, with compiling, s"),
+    *("bare loop, ms", "compiled, ms", "gain", "steps until all ops of the cell pay"),
+)
+
+
+# Cells that share a card
+
+SHARED = 3  # the block whose cells do
+
+
+def shared(card: Ceilings) -> Rows:
+    """A row for every size of a minibatch, number of cells, and what each of them has."""
+    rows: Rows = []
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Manager() as manager, spawn.Pool(4) as pool:
+        for batch in (BATCH, BATCH // SHARDS):
+            inputs = staged(boundary(SHARED, COUNTED), DEVICE).permute(0, 3, 1, 2)
+            work = trained_work(_a_cell(batch).net, inputs)
+
+            for count, streams in ((1, False), (2, False), (4, False), (2, True)):
+                if streams:
+                    with ThreadPoolExecutor(count) as threads:
+                        asked = [(batch, threading.Barrier(count))] * count
+                        speed = sum(threads.map(_on_stream, asked))
+                else:
+                    there = [(batch, manager.Barrier(count))] * count
+                    speed = sum(pool.map(_speed, there, chunksize=1))
+                each = "a stream" if streams else "a process"
+                given = shares(work, speed, card.bandwidth, card.peak)
+                rows.append([batch, count, each, f"{speed:,.0f}", *given])
+                print(rows[-1], flush=True)
+    return rows
+
+
+def _a_cell(batch: int) -> CellTrainer:
+    """One of those that share the card."""
+    space, recipe = load_space("mbconv6"), replace(RECIPE, batch=batch)
+    return CellTrainer(space, CUT, PIXELS, recipe, (SHARED, CELL), (0, 1), DEVICE)
+
+
+def _on_stream(asked: tuple[int, Any]) -> float:
+    """In a thread with a stream of its own."""
+    with torch.cuda.stream(torch.cuda.Stream()):
+        return _speed(asked)
+
+
 def _speed(asked: tuple[int, Any]) -> float:
-    """Pictures a second of one process while all are at work."""
+    """Pictures a second of one cell while all are at work."""
     batch, barrier = asked
     torch.set_num_threads(1)
-    space, recipe = load_space("mbconv6"), replace(RECIPE, batch=batch)
-    cell = CellTrainer(space, CUT, PIXELS, recipe, (3, CELL), (0, 1), DEVICE)
-    window = [staged(boundary(number, WINDOW), DEVICE) for number in (3, 4)]
-    cell.train_window(0, *window)
+    cell = _a_cell(batch)
+    window = [staged(boundary(SHARED + number, WINDOW), DEVICE) for number in (0, 1)]
+    for _ in range(-(-len(OPS) * batch // WINDOW)):  # a round, as for steps
+        cell.train_window(0, *window)
     barrier.wait()
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < 3:
@@ -333,12 +444,18 @@ def _speed(asked: tuple[int, Any]) -> float:
     return done / (time.perf_counter() - start)
 
 
+SHARES = (
+    *("minibatch", "cells at a time", "each in", "pictures/s, all together"),
+    *("of the bandwidth", "of the peak"),
+)
+
+
 # Rating
 
 
 def rates(card: Ceilings) -> Rows:
     """A row for every way to rate a part of a cell."""
-    return [*of_walk(2, 1), *of_walk(4, 0)]
+    return [*of_walk(2, 1, card), *of_walk(4, 0, card)]
 
 
 def walked(rated: dict[Any, float], net: CellNet, data: RatingSet, op: Op, calls: Calls) -> None:
@@ -346,7 +463,22 @@ def walked(rated: dict[Any, float], net: CellNet, data: RatingSet, op: Op, calls
     rated.update(rate_cell(net, OPS, data, (op,), calls))
 
 
-def of_walk(block: int, cell: int) -> Rows:
+def walk_work(net: CellNet, x: Tensor, first: Op) -> tuple[Amount, Amount]:
+    """Of a picture through all paths below one first op: shared, and path by path."""
+    work, layers = Work(net), list(net.layers)
+    x, begun = work.of(net.stem, x)
+    x, below = work.of(net.op(0, first), x)
+    both = np.tile(np.array(begun) + below, (2, 1))
+    both[1] *= len(OPS) ** (len(layers) - 1)
+    for layer in range(1, len(layers)):
+        there = [work.of(net.op(layer, op), x) for op in OPS]
+        x, amount = there[0][0], np.sum([each for _, each in there], axis=0)
+        both += np.outer([len(OPS) ** (layer - 1), len(OPS) ** (len(layers) - 2)], amount)
+    work.close()
+    return Amount(*both[0]), Amount(*both[1])
+
+
+def of_walk(block: int, cell: int, card: Ceilings) -> Rows:
     """Below one first op of one cell."""
     space = load_space("mbconv6")
     torch.manual_seed(0)
@@ -362,21 +494,29 @@ def of_walk(block: int, cell: int) -> Rows:
     some = paths[:: max(1, len(paths) // 6)]
     single = seconds(lambda: path_by_path(net, data, some), 1) / len(some) * len(paths)
     truth = np.array(path_by_path(net, data, some))
-    rows: Rows = [[block + 1, cell, len(paths), "path by path", f"{single:.2f}", "", ""]]
+    once, apart = walk_work(net, inputs[:COUNTED], last)
+    head, rows = [block + 1, cell, len(paths)], []
+
+    def row(way: str, took: float, work: Amount, *last: str) -> None:
+        speed = len(inputs) / took
+        given = shares(work, speed, card.bandwidth, card.exact)
+        rows.append([*head, way, f"{took:.2f}", f"{len(paths) * speed:,.0f}", *given, *last])
+        print(rows[-1], flush=True)
+
+    row("path by path", single, apart, "", "")
     for name, stack in (("depth-first", 0), ("stacks", CALLS[DEVICE].stack), ("1 GiB", 2**30)):
         rated: dict[Any, float] = {}
         calls = Calls(CALLS[DEVICE].chunk, stack)
         walk = partial(walked, rated, net, data, last, calls)
         memory = peak_memory(walk, DEVICE) / 1e3
         off = np.abs(np.array([rated[path] for path in some]) / truth - 1).max()
-        took = f"{seconds(walk, 1):.2f}"
-        rows.append([block + 1, cell, len(paths), name, took, f"{memory:.1f}", f"{off:.0e}"])
-        print(rows[-1], flush=True)
+        row(name, seconds(walk, 1), once, f"{memory:.1f}", f"{off:.0e}")
     return rows
 
 
 RATES = (
-    *("block", "cell", "paths below one first op", "way", "s", "GB"),
+    *("block", "cell", "paths below one first op", "way", "s", "pictures x paths/s"),
+    *("of the bandwidth", "of the float32 peak", "GB"),
     "largest relative difference to path by path",
 )
 
@@ -393,10 +533,17 @@ PARTS: dict[str, tuple[str, str, Sequence[str], Callable[[Ceilings], Rows]]] = {
         STEPS,
         steps,
     ),
+    "compile": (
+        "Compiled ops on a GPU",
+        f"Cell {CELL} of each block, the one path whose ops are all {COMPILED}, each of them "
+        "compiled on its own, in a bare loop.",
+        COMPILES,
+        compiles,
+    ),
     "shared": (
-        "Processes that share a GPU",
-        f"Each trains cell {CELL} of block 4, one path a minibatch.",
-        ("minibatch", "processes", "pictures/s, all together"),
+        "Cells that share a GPU",
+        f"Each is cell {CELL} of block {SHARED + 1}, one path a minibatch.",
+        SHARES,
         shared,
     ),
     "rate": (
@@ -421,7 +568,7 @@ def main() -> None:
         title, text, header, measure = PARTS[part]
         reached = (
             f"{torch.cuda.get_device_name()}, which copies {card.bandwidth / 1e12:.2f} TB/s and "
-            f"multiplies {card.peak / 1e12:.0f} TFLOP/s. "
+            f"multiplies {card.peak / 1e12:.0f} TFLOP/s ({card.exact / 1e12:.0f} in float32). "
         )
         text = f"{reached}{text}\n\n{table(header, measure(card))}"
         publish(f"gpu {part}", title, text, write=arguments.write)
