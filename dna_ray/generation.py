@@ -221,7 +221,7 @@ class Generation:
                     cells,
                     self._taught["rating"],
                     self._job.rate,
-                    cell_macs(plan.space, self._cut, plan.resolution),
+                    plan.resolution,
                     self._driver.share(1).task,
                 )
                 ratings = self._ratings("dna", losses)

@@ -165,7 +165,7 @@ class Study:
             cells,
             self.rating_windows,
             plan.job.rate,
-            cell_macs(plan.space, self.cut, plan.resolution),
+            plan.resolution,
             self.share(1).task,
         )
 

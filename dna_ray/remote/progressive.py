@@ -16,7 +16,7 @@ from dna_ray.progressive import features_behind, rate_behind
 from dna_ray.ranking import shrunk
 from dna_ray.remote.rating import rating_set, trained_cell
 from dna_ray.remote.session import Session
-from dna_ray.remote.tasks import device, single_threaded, task
+from dna_ray.remote.tasks import device, got_weights, put_weights, single_threaded, task
 from dna_ray.remote.windows import TaughtWindow
 from dna_ray.space import Beginning, Space
 from dna_ray.teacher import Cut
@@ -43,7 +43,7 @@ def begin(
     of `rating`. `resources` are what a task reserves.
     """
     session.view.stage("features", len(windows) * len(beginnings), "windows")
-    run, state = task(_begin, name="beginning", **resources), ray.put(before)
+    run, state = task(_begin, name="beginning", **resources), put_weights(before)
     held_out = [window.boundaries[0] for window in rating]
     begun = tuple(
         replace(
@@ -80,10 +80,10 @@ def rate_block(
     shape = space.blocks[block]
     session.view.stage("rate", len(weights) * len(beginnings), "cells behind beginnings")
     boundaries = [window.boundaries[number] for number in (0, block + 1) for window in windows]
-    stored = {id(state): ray.put(state) for state in before.values()}  # B's are the same for all
+    stored = {id(state): put_weights(state) for state in before.values()}  # B's are one for all
     refs = {}
     for cell in sorted(weights, key=lambda cell: -shape.count(cell)):
-        states = ray.put(weights[cell]), stored[id(before[cell])]
+        states = put_weights(weights[cell]), stored[id(before[cell])]
         run = task(_rate, name=f"rate block {block + 1}, cell {cell}", **resources)
         for number, beginning in enumerate(beginnings):
             settings = (space, cut, pixels, (block, cell), beginning, *states, sizes)
@@ -104,7 +104,7 @@ def _begin(
     cut: Cut,
     pixels: Pixels,
     beginning: Beginning,
-    before: Weights,
+    before: Mapping[str, Array],
     sizes: Rate,
     pictures: Array,
     *held_out: Array,
@@ -122,13 +122,13 @@ def _rate(
     pixels: Pixels,
     where: tuple[int, int],
     beginning: Beginning,
-    state: Weights,
-    before: Weights,
+    state: Mapping[str, Array],
+    before: Mapping[str, Array],
     sizes: Rate,
     *boundaries: Array,
 ) -> Array:
     (block, cell), half = where, len(boundaries) // 2
-    net = trained_cell(space, cut, pixels, where, state)
+    net = trained_cell(space, cut, pixels, where, got_weights(state))
     nets = _beginning(space, cut, pixels, beginning, before)
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
     with noted(f"block {block + 1}, cell {cell}"):
@@ -138,11 +138,11 @@ def _rate(
 
 
 def _beginning(
-    space: Space, cut: Cut, pixels: Pixels, beginning: Beginning, weights: Weights
+    space: Space, cut: Cut, pixels: Pixels, beginning: Beginning, stored: Mapping[str, Array]
 ) -> Beginnings:
     """The networks of one beginning, of whose cells there are weights among others'."""
     with torch.random.fork_rng(devices=[]):
         nets = build_beginnings(space, cut.widths, *pixels, [beginning])
-    nets.load_state_dict({name: weights[name] for name in nets.state_dict()})
+    nets.load_state_dict(got_weights({name: stored[name] for name in nets.state_dict()}))
     nets.to(device()).to(memory_format=torch.channels_last)
     return nets

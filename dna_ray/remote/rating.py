@@ -11,11 +11,12 @@ from dna_ray.data.windows import minibatch
 from dna_ray.errors import noted
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.members import Weights, apart
+from dna_ray.planning.work import walk_macs
 from dna_ray.ranking import shrunk
 from dna_ray.rating import RatingSet, rate_cell
 from dna_ray.remote.metrics import observe
 from dna_ray.remote.session import Session
-from dna_ray.remote.tasks import device, single_threaded, task
+from dna_ray.remote.tasks import device, got_weights, put_weights, single_threaded, task
 from dna_ray.remote.windows import TaughtWindow
 from dna_ray.space import Op, Space, Where
 from dna_ray.teacher import Cut
@@ -31,27 +32,28 @@ def rate(
     weights: Mapping[Where, Weights],
     windows: Sequence[TaughtWindow],
     sizes: Rate,
-    work: Mapping[Where, float],
+    resolution: int,
     resources: Mapping[str, float],
 ) -> list[list[Array]]:
     """The loss of every path: `[block][cell]` (paths,) float64, in the order of `Block.paths`.
 
-    It is NaN for cells without `weights`. The cells with the most `work` begin. `resources` are
-    what a task reserves.
+    It is NaN for cells without `weights`. The cells that take longest at the student's `resolution`
+    begin. `resources` are what a task reserves.
     """
     blocks = space.blocks
+    work = {where: sum(walk_macs(space, cut, where, resolution).values()) for where in weights}
     prefixes = sum(len(blocks[block].ops) for block, _ in weights)
     session.view.stage("rate", prefixes, "path prefixes")
     refs = {}
     for where in sorted(weights, key=lambda where: -work[where]):
         block, cell = where
         run = task(_rate, name=f"rate block {block + 1}, cell {cell}", **resources)
-        arrays = ray.put(_arrays(weights[where]))  # the first are rated while others are put
+        state = put_weights(weights[where])  # the first are rated while others are put
         boundaries = [window.boundaries[b] for b in (block, block + 1) for window in windows]
         for op in blocks[block].ops:
-            refs[where, op] = run.remote(space, cut, pixels, where, op, arrays, sizes, *boundaries)
+            refs[where, op] = run.remote(space, cut, pixels, where, op, state, sizes, *boundaries)
     paths = {
-        ref: len(blocks[block].ops) ** (blocks[block].cells[cell].layers - 1)
+        ref: blocks[block].count(cell) // len(blocks[block].ops)
         for ((block, cell), _), ref in refs.items()
     }
     left = sum(paths.values())
@@ -73,11 +75,6 @@ def rate(
     ]
 
 
-def _arrays(state: Weights) -> dict[str, Array]:
-    """Weights as Ray puts and gets them in a tenth of the time that hundreds of tensors take."""
-    return {name: tensor.numpy() for name, tensor in state.items()}
-
-
 @single_threaded
 def _rate(
     space: Space,
@@ -85,7 +82,7 @@ def _rate(
     pixels: tuple[tuple[float, ...], tuple[float, ...]],
     where: Where,
     op: Op,
-    arrays: Mapping[str, Array],
+    state: Mapping[str, Array],
     sizes: Rate,
     *boundaries: Array,
 ) -> Array:
@@ -93,7 +90,7 @@ def _rate(
     block, cell = where
     half = len(boundaries) // 2
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
-    members = apart({name: torch.tensor(array) for name, array in arrays.items()})
+    members = apart(got_weights(state))
     net, losses = trained_cell(space, cut, pixels, where, members[0]), []
     for member in members:
         net.load_state_dict(member)

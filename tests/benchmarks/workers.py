@@ -103,7 +103,9 @@ def measure(workers: int) -> tuple[dict[str, tuple[float, str]], list[list[np.nd
             "distill, work": (watch.seconds, f"{watch.share:.0%}"),
         }
         start = time.perf_counter()
-        losses = rate(ray_session, space, cut, pixels, cells, held_out, job.rate, work, ONE)
+        losses = rate(
+            ray_session, space, cut, pixels, cells, held_out, job.rate, space.resolution, ONE
+        )
         figures |= {
             "rate, stage": (time.perf_counter() - start, ""),
             "rate, work": (watch.seconds, f"{watch.share:.0%}"),

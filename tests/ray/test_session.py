@@ -9,9 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from dna_ray.remote.guard import remove_temporary, temporary_folder
 from dna_ray.remote.session import Session
+from dna_ray.remote.tasks import task
 
 
 def test_the_token_is_private_and_the_dashboard_is_of_this_machine_alone(local: Session) -> None:
@@ -43,6 +45,26 @@ def test_a_session_within_another_has_its_folder_beside_that_of_the_other(
         assert folder.parent == tmp_path
     assert not folder.exists()
     assert outer.exists()
+
+
+def _pause() -> None:
+    time.sleep(0.5)
+
+
+def _started(*_: int) -> float:
+    return time.monotonic()
+
+
+def test_tasks_begin_in_the_order_in_which_they_are_handed_in(local: Session) -> None:
+    """Whatever they are called, and whatever they read."""
+    first = task(_pause, num_cpus=2).remote()
+    refs = [
+        task(_started, name=f"{number}", num_cpus=2).remote(*[ray.put(number // 3)] * 2)
+        for number in range(12)
+    ]
+    local.wait([first, *refs])
+    starts = ray.get(refs)
+    assert starts == sorted(starts)
 
 
 LATE = """

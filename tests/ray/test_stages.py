@@ -62,9 +62,6 @@ KEPT = Cache(mode="all", ahead=4, drawing=10**8)
 STREAMED = Cache(mode="stream", ahead=2, drawing=10**6)
 
 
-WORK = {(0, 0): 1.0, (0, 1): 2.0, (1, 0): 2.0, (1, 1): 1.0}
-
-
 @pytest.fixture(scope="module")
 def job(task_files: Path) -> Job:
     tree: dict[str, Any] = {"seed": 5, "space": str(task_files / "tiny.toml")}
@@ -338,7 +335,7 @@ def test_rate(
     pure_cells: dict[tuple[int, int], dict[str, torch.Tensor]],
 ) -> None:
     taught = TeacherTasks(local, teacher, cut).teach_all(windows["rating"], RESOURCES)
-    losses = rate(local, space, cut, PIXELS, pure_cells, taught, job.rate, WORK, RESOURCES)
+    losses = rate(local, space, cut, PIXELS, pure_cells, taught, job.rate, RESOLUTION, RESOURCES)
     held_out = [f for f, _ in plain.teach_windows(teacher, cut, pure_windows.pictures["rating"])]
     for block, cell in plain.cells(space):
         first = job.rate.recalibration
@@ -360,7 +357,7 @@ def test_a_failure_in_a_worker_is_one_line_with_its_place(
     taught = TeacherTasks(local, teacher, cut).teach_all(windows["rating"], RESOURCES)
     wrong = [replace(w, boundaries=tuple(reversed(w.boundaries))) for w in taught]
     with pytest.raises(ray.exceptions.RayTaskError) as caught, noted("generation 1, rate"):
-        rate(local, space, cut, PIXELS, pure_cells, wrong, job.rate, WORK, RESOURCES)
+        rate(local, space, cut, PIXELS, pure_cells, wrong, job.rate, RESOLUTION, RESOURCES)
     assert failure(caught.value) == 1
     out, shown = capsys.readouterr()
     assert out == ""
