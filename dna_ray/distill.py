@@ -27,7 +27,7 @@ from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.precision import autocast
 from dna_ray.randomness import generator, key
 from dna_ray.shards import Exchange, alone, averaged, running_statistics
-from dna_ray.space import Beginning, Op, Space
+from dna_ray.space import Beginning, Op, Space, cell_text
 from dna_ray.teacher import Cut
 
 Array = np.ndarray
@@ -272,11 +272,10 @@ class CellTrainer:
             self._first_loss = loss
         if math.isfinite(loss) and loss <= _EXPLODED * self._first_loss:
             return ""
-        block, cell = self.where
         first = f", {self._first_loss:.3g} at the first" if math.isfinite(loss) else ""
-        key_ = "learning_rate" if block else "learning_rate_first"
+        key_ = "learning_rate" if self.where[0] else "learning_rate_first"
         return (
-            f"the loss of a cell must stay small, but that of block {block + 1}, cell {cell} is "
+            f"the loss of a cell must stay small, but that of {cell_text(self.where)} is "
             f"{loss:.3g} at step {step}{first}, with learning rate "
             f"{self._optimizer.param_groups[0]['lr']:.3g}; set distill.{key_} lower"
         )

@@ -35,7 +35,7 @@ from dna_ray.remote.retrain import Task
 from dna_ray.remote.tune import sweep
 from dna_ray.remote.windows import Held, Series, TaughtWindow, Window
 from dna_ray.search import Ratings, Selection, ratings_of, read_ratings, select, to_arrow
-from dna_ray.space import Architecture, NetworkSpec, Where, network_spec, scale
+from dna_ray.space import Architecture, NetworkSpec, Where, cell_name, network_spec, scale
 from dna_ray.teacher import Cut
 
 
@@ -152,7 +152,7 @@ class Generation:
 
     def distilled(self) -> dict[Where, Weights]:
         """The weights of every cell, but of those whose training came to nothing."""
-        record, where = self._record("cells.safetensors"), "block-{}-cell-{}/"
+        record = self._record("cells.safetensors")
         if not self._run.has(record):
             self._teach(train=True)
             plan, share = self._placed()
@@ -176,18 +176,18 @@ class Generation:
                 self._leave_out(made.stopped)
                 self._run.measure(self._number, made.rows)
                 tensors = {
-                    where.format(b + 1, c) + name: value.contiguous()
-                    for (b, c), state in made.weights.items()
+                    f"{cell_name(where)}/{name}": value.contiguous()
+                    for where, state in made.weights.items()
                     for name, value in state.items()
                 }
                 self._run.write(record, save(tensors))
         cells: dict[Where, Weights] = {}
         tensors = load(self._run.read(record))
-        for b, c in self._plan.space.cells:
-            prefix = where.format(b + 1, c)
+        for where in self._plan.space.cells:
+            prefix = f"{cell_name(where)}/"
             own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             if own:
-                cells[b, c] = own
+                cells[where] = own
         return cells
 
     def _leave_out(self, stopped: dict[Where, str]) -> None:

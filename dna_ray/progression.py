@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import load, save
 
 from dna_ray.generation import Generation
-from dna_ray.network.beginnings import cells_of, name_of
+from dna_ray.network.beginnings import cells_of
 from dna_ray.network.members import Weights
 from dna_ray.planning.calibration import cell_macs
 from dna_ray.planning.placement import plan_ranks
@@ -17,7 +17,7 @@ from dna_ray.remote.distill import distill
 from dna_ray.remote.progressive import begin, rate_block
 from dna_ray.remote.windows import Held, TaughtWindow
 from dna_ray.search import Beam, losses_table, read_losses, to_arrow
-from dna_ray.space import Architecture, Beginning
+from dna_ray.space import Architecture, Beginning, cell_name
 
 Array = np.ndarray
 Beginnings = tuple[Beginning, ...]
@@ -142,7 +142,7 @@ class ProgressiveGeneration(Generation):
         cells = cells_of(beginnings)
         blocks = {block: self._read(block, "cell") for block in {block for block, _ in cells}}
         return {
-            f"{name_of((block, cell))}.{name}": value
+            f"{cell_name((block, cell))}.{name}": value
             for block, cell in cells
             for name, value in blocks[block][cell].items()
         }

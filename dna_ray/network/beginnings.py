@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from dna_ray.network.cell import CellNet, build_cell
-from dna_ray.space import Beginning, Op, Space, Where
+from dna_ray.space import Beginning, Op, Space, Where, cell_name
 
 
 class Beginnings(nn.ModuleDict):
@@ -16,7 +16,7 @@ class Beginnings(nn.ModuleDict):
     """
 
     def __init__(self, beginnings: Sequence[Beginning], cells: Mapping[Where, CellNet]) -> None:
-        super().__init__({name_of(where): net for where, net in cells.items()})
+        super().__init__({cell_name(where): net for where, net in cells.items()})
         self.beginnings = tuple(beginnings)
 
     def parts(self, number: int) -> list[tuple[CellNet, tuple[Op, ...]]]:
@@ -32,7 +32,7 @@ class Beginnings(nn.ModuleDict):
         return blocks
 
     def _cell(self, where: Where) -> CellNet:
-        net = self[name_of(where)]
+        net = self[cell_name(where)]
         assert isinstance(net, CellNet)
         return net
 
@@ -41,11 +41,6 @@ class Beginnings(nn.ModuleDict):
         for net, path in self.parts(number):
             x = net(x, path)
         return x
-
-
-def name_of(where: Where) -> str:
-    """What the weights of a cell are filed under."""
-    return f"block-{where[0] + 1}-cell-{where[1]}"
 
 
 def cells_of(beginnings: Sequence[Beginning]) -> list[Where]:

@@ -7,7 +7,7 @@ from typing import Any
 from dna_ray.planning.calibration import cell_macs
 from dna_ray.planning.forecast import NOT_COUNTED, Forecast
 from dna_ray.planning.work import cell_params, loads, useful_ranks, walk_bytes
-from dna_ray.space import cost_range
+from dna_ray.space import cell_text, cost_range
 
 _FLOAT = 4  # bytes
 _HOUR = 3600
@@ -138,8 +138,7 @@ def _uneven(forecast: Forecast) -> Iterator[str]:
     taken = loads(plan, teaching.cells)
     (where, *others) = plan.cells(taken.index(max(taken)))
     if placement["imbalance"] > _UNEVEN:
-        block, cell = where
-        alone = "" if others else f", with block {block + 1}, cell {cell} alone"
+        alone = "" if others else f", with {cell_text(where)} alone"
         yield (
             f"ranks wait for each other: the longest of {ranks} has "
             f"{placement['imbalance']:.2f} times the mean to do{alone}"

@@ -121,15 +121,15 @@ def _paths(ratings: Ratings, block: int, losses: Mapping[Training, float]) -> Pa
     numbers = {
         path: row for row, path in enumerate(zip(table.cell.tolist(), table.ops, strict=True))
     }
-    paths = sorted({(t.cell, t.ops) for t in losses}, key=numbers.__getitem__)
-    turns = np.full((len(paths), max(t.turn for t in losses)), np.nan)
+    row_of = {training: numbers[training.cell, training.ops] for training in losses}
+    rows = sorted(set(row_of.values()))
+    turns = np.full((len(rows), max(t.turn for t in losses)), np.nan)
     for training, loss in losses.items():
-        turns[paths.index((training.cell, training.ops)), training.turn - 1] = loss
-    rows = [numbers[path] for path in paths]
+        turns[rows.index(row_of[training]), training.turn - 1] = loss
     return Paths(
         block=block,
         cell=table.cell[rows],
-        ops=tuple(ops for _, ops in paths),
+        ops=tuple(table.ops[row] for row in rows),
         loss=table.loss[rows],
         turns=turns,
         costs=dict(zip(ratings.cost_names, table.costs[rows].T, strict=True)),

@@ -14,7 +14,7 @@ from dna_ray.remote.rating import rating_set
 from dna_ray.remote.session import Session
 from dna_ray.remote.tasks import device, single_threaded, task
 from dna_ray.remote.windows import TaughtWindow
-from dna_ray.space import Op, Space
+from dna_ray.space import Op, Space, cell_text
 from dna_ray.teacher import Cut
 
 Array = np.ndarray
@@ -70,7 +70,7 @@ def _train(
     half = len(boundaries) // 2
     inputs, targets = boundaries[:half], boundaries[half:]
     where = (training.block - 1, training.cell)
-    with noted(f"block {training.block}, cell {training.cell}, {training.ops}"):
+    with noted(f"{cell_text(where)}, {training.ops}"):
         return train_alone(
             space,
             cut,

@@ -27,7 +27,7 @@ from dna_ray.remote.tasks import device
 from dna_ray.remote.train import save
 from dna_ray.remote.windows import Series, TaughtWindow
 from dna_ray.shards import alone, own_shards
-from dna_ray.space import Beginning, Space, Where
+from dna_ray.space import Beginning, Space, Where, cell_name, cell_text
 from dna_ray.storage import Place
 from dna_ray.teacher import Cut
 
@@ -178,7 +178,7 @@ def _train_cells(config: dict[str, Any]) -> None:
         positions = range(epoch * count, (epoch + 1) * count)
         for index, around in enumerate(ahead(positions, read, device())):
             for where, members in cells.items():
-                with noted(_part(where)):
+                with noted(cell_text(where)):
                     each = [member.train_window(index, *around[where[0]]) for member in members]
                 # As far as all have come, should one have stopped.
                 steps[where] += map(fmean, zip(*each, strict=False))
@@ -205,7 +205,7 @@ def _train_cells(config: dict[str, Any]) -> None:
 
 def _tell(board: Any, members: Sequence[CellTrainer], done: int, steps: list[float]) -> None:
     """Let whoever watches know of a window that a cell has read, or passed over once it stopped."""
-    where, part = members[0].where, _part(members[0].where)
+    where, part = members[0].where, cell_text(members[0].where)
     if any(member.stopped for member in members):
         board.put.remote(part, done, f"{part}: stopped")
         return
@@ -214,12 +214,8 @@ def _tell(board: Any, members: Sequence[CellTrainer], done: int, steps: list[flo
     observe(board, values, block=where[0] + 1, cell=where[1])
 
 
-def _part(where: Where) -> str:
-    return f"block {where[0] + 1}, cell {where[1]}"
-
-
 def _name(where: Where) -> str:
-    return f"block-{where[0] + 1}-cell-{where[1]}.pt"
+    return f"{cell_name(where)}.pt"
 
 
 def _load(folder: Path, where: Where) -> Any:

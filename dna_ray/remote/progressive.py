@@ -18,7 +18,7 @@ from dna_ray.remote.rating import rating_set, trained_cell
 from dna_ray.remote.session import Session
 from dna_ray.remote.tasks import device, got_weights, put_weights, single_threaded, task
 from dna_ray.remote.windows import TaughtWindow
-from dna_ray.space import Beginning, Space
+from dna_ray.space import Beginning, Space, cell_text
 from dna_ray.teacher import Cut
 
 Array = np.ndarray
@@ -84,7 +84,7 @@ def rate_block(
     refs = {}
     for cell in sorted(weights, key=lambda cell: -shape.count(cell)):
         states = put_weights(weights[cell]), stored[id(before[cell])]
-        run = task(_rate, name=f"rate block {block + 1}, cell {cell}", **resources)
+        run = task(_rate, name=f"rate {cell_text((block, cell))}", **resources)
         for number, beginning in enumerate(beginnings):
             settings = (space, cut, pixels, (block, cell), beginning, *states, sizes)
             refs[number, cell] = run.remote(*settings, *boundaries)
@@ -131,7 +131,7 @@ def _rate(
     net = trained_cell(space, cut, pixels, where, got_weights(state))
     nets = _beginning(space, cut, pixels, beginning, before)
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
-    with noted(f"block {block + 1}, cell {cell}"):
+    with noted(cell_text(where)):
         losses = rate_behind(nets, 0, net, space.blocks[block].ops, data).values()
     layers = space.blocks[block].cells[cell].layers
     return shrunk(np.array(list(losses)), layers, sizes.interactions)

@@ -18,7 +18,7 @@ from dna_ray.remote.metrics import observe
 from dna_ray.remote.session import Session
 from dna_ray.remote.tasks import device, got_weights, put_weights, single_threaded, task
 from dna_ray.remote.windows import TaughtWindow
-from dna_ray.space import Op, Space, Where
+from dna_ray.space import Op, Space, Where, cell_text
 from dna_ray.teacher import Cut
 
 Array = np.ndarray
@@ -46,8 +46,8 @@ def rate(
     session.view.stage("rate", prefixes, "path prefixes")
     refs = {}
     for where in sorted(weights, key=lambda where: -work[where]):
-        block, cell = where
-        run = task(_rate, name=f"rate block {block + 1}, cell {cell}", **resources)
+        block, _ = where
+        run = task(_rate, name=f"rate {cell_text(where)}", **resources)
         state = put_weights(weights[where])  # the first are rated while others are put
         boundaries = [window.boundaries[b] for b in (block, block + 1) for window in windows]
         for op in blocks[block].ops:
@@ -87,14 +87,14 @@ def _rate(
     *boundaries: Array,
 ) -> Array:
     """The losses of all paths of one cell that begin with `op`: the mean over its members."""
-    block, cell = where
+    block, _ = where
     half = len(boundaries) // 2
     data = rating_set(boundaries[:half], boundaries[half:], sizes)
     members = apart(got_weights(state))
     net, losses = trained_cell(space, cut, pixels, where, members[0]), []
     for member in members:
         net.load_state_dict(member)
-        with noted(f"block {block + 1}, cell {cell}"):
+        with noted(cell_text(where)):
             losses.append(list(rate_cell(net, space.blocks[block].ops, data, (op,)).values()))
     mean: Array = np.mean(losses, axis=0)
     return mean

@@ -34,6 +34,8 @@ from dna_ray.space.spaces import (
     Trunk,
     Where,
     builtin_names,
+    cell_name,
+    cell_text,
     load_space,
     parse_space,
 )
@@ -56,6 +58,8 @@ __all__ = [
     "Trunk",
     "Where",
     "builtin_names",
+    "cell_name",
+    "cell_text",
     "cost_name",
     "cost_range",
     "cost_table",

@@ -21,6 +21,16 @@ Where = tuple[int, int]  # a block and one of its cells, both 0-based
 Beginning = tuple[tuple[int, Path_], ...]  # of the first blocks: a cell (0-based), a path of it
 
 
+def cell_text(where: Where) -> str:
+    """What people are told of where a cell is: blocks are counted from 1, cells from 0."""
+    return f"block {where[0] + 1}, cell {where[1]}"
+
+
+def cell_name(where: Where) -> str:
+    """What a cell's weights are filed under."""
+    return f"block-{where[0] + 1}-cell-{where[1]}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One weight-sharing unit of a block: `layers` layers whose outputs have `width` channels."""
