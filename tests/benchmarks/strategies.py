@@ -3,8 +3,10 @@
 On `solar` behind the adapted teacher, without Ray, under one limit on multiply-adds: half way
 through the range of the space with one cell a block. Each strategy searches with some seeds; what
 is found is trained anew with others, by the recipe of a search without its tuning, and measured on
-the test pictures. Seconds are those of one core: of the training of all cells, and of the whole
-search, which is that, what frozen beginnings make of the windows, and rating.
+the test pictures. A cell that is trained progressively is one network, and has as many epochs as
+all networks of a cell have otherwise; its learning rate falls as far, more slowly. Seconds are
+those of one core: of the training of all cells, and of the whole search, which is that, what frozen
+beginnings make of the windows, and rating.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from dna_ray.config import Job, Strategy
+from dna_ray.config import Distill, Job, Strategy
 from dna_ray.data import load_pictures
 from dna_ray.distill import CellTrainer
 from dna_ray.network.model import build_model, load_model, trained
@@ -111,11 +113,18 @@ def timed() -> Iterator[list[float]]:
         yield seconds
 
 
+def recipe_of(strategy: Strategy, beam: int) -> Distill:
+    """The default, with as many epochs in all whatever the strategy."""
+    default, chosen = Distill(), Distill(strategy=strategy, beam=beam)
+    longer = default.trainings // chosen.trainings
+    return replace(chosen, epochs=default.epochs * longer, decay=default.decay ** (1 / longer))
+
+
 def search(asked: tuple[Case, int, int, Path]) -> Found:
     """One search: by a case, the beam's width, and the seed of the cells."""
     case, beam, seed, file = asked
     given, job, space = task(file), Job(seed=seed), load_space(case.space)
-    job = replace(job, distill=replace(job.distill, strategy=case.strategy, beam=beam))
+    job = replace(job, distill=recipe_of(case.strategy, beam))
     start = time.process_time()
     with timed() as training:
         found = _selected(given, job, space).found
