@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dna_ray.config import Distill
+from dna_ray.data.windows import staged
 from dna_ray.distill import CellTrainer
 from dna_ray.space import Space, Where
 from dna_ray.space.costs import halved, path_costs, stem_costs
@@ -83,10 +84,11 @@ def try_cell(
         inputs = rng.integers(256, size=pixels_shape).astype(np.uint8)
     shape = (recipe.batch, sides[block + 1], sides[block + 1], cut.widths[block])
     targets = rng.normal(size=shape).astype(np.float32)
+    window = [staged(each, device) for each in (inputs, targets)]  # as it is ahead of the cells
     seconds = []
     for index in range(TRIED):
         start = time.perf_counter()
-        trainer.train_window(index, inputs, targets)  # reads the loss, so it waits for the device
+        trainer.train_window(index, *window)  # reads the loss, so it waits for the device
         seconds.append(time.perf_counter() - start)
     return Trial(
         seconds=float(np.median(seconds[_UNTIMED:])) / recipe.batch,

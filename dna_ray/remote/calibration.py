@@ -43,7 +43,7 @@ def try_cells(
 ) -> dict[Where, Trial]:
     """Train every cell for a few minibatches, several at a time, as they will be trained."""
     session.view.stage("calibration", len(space.cells), "cells")
-    run = task(single_threaded(_try_cell), name="trial of a cell", **resources)
+    run = task(_try_cell, name="trial of a cell", **resources)
     refs = {
         where: run.remote(space, cut, pixels, recipe, where, resolution) for where in space.cells
     }
@@ -59,16 +59,18 @@ def try_teacher(
     resources: Mapping[str, float],
 ) -> float:
     """Seconds per picture of the teacher."""
-    run = task(single_threaded(_try_teacher), name="trial of the teacher", **resources)
+    run = task(_try_teacher, name="trial of the teacher", **resources)
     seconds: float = ray.get(run.remote(model, cut, resolution, pictures))
     return seconds
 
 
+@single_threaded
 def _try_cell(
     space: Space, cut: Cut, pixels: Pixels, recipe: Distill, where: Where, resolution: int
 ) -> Trial:
     return try_cell(space, cut, pixels, recipe, where, resolution, device())
 
 
+@single_threaded
 def _try_teacher(model: TrainedModel, cut: Cut, resolution: int, pictures: int) -> float:
     return time_teacher(Teacher(model, cut, device()), resolution, pictures)
