@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dna_ray.config import Job
+from dna_ray.config import Job, Rate
 from dna_ray.data import Pictures
 from dna_ray.data.schedule import read_decoded
 from dna_ray.data.transforms import augmented_view
 from dna_ray.network.cell import build_cell
 from dna_ray.network.model import TrainedModel
 from dna_ray.planning.calibration import Pixels
-from dna_ray.rating import relative_l1
+from dna_ray.planning.work import macs_below
+from dna_ray.rating import RatingSet, rate_cell, relative_l1
 from dna_ray.retrain import PictureSet, Recipe, Trainer
 from dna_ray.search import ratings_of, select
 from dna_ray.shards import alone
@@ -35,27 +36,33 @@ def time_walk(
     where: Where,
     resolution: int,
     pictures: int,
+    sizes: Rate,
     device: torch.device | str,
 ) -> tuple[float, float]:
-    """Seconds of one picture in rating: through an average path, and compared with the teacher."""
+    """Seconds of one picture in rating: of a multiply-add, and of comparing it with the teacher.
+
+    The paths that have one op in all layers but the last are rated, on at least four pictures, of
+    which as large a part recalibrates as in `sizes`.
+    """
     block, cell = where
     net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
     net.to(device).to(memory_format=torch.channels_last).eval()
     side = cut.sizes[block - 1] if block else resolution
     x = torch.rand(pictures, cut.width_in(block), side, side, device=device)
     x = x.to(memory_format=torch.channels_last)
+    first = max(2, pictures * sizes.recalibration // (sizes.recalibration + sizes.images))
     layers, ops = space.blocks[block].cells[cell].layers, space.blocks[block].ops
+    feature: Tensor = net(x[first:], ops[:1] * layers)
+    data = RatingSet(x[:first], x[first:], torch.rand_like(feature))
+    prefixes = list(dict.fromkeys((op,) * (layers - 1) for op in ops))
 
-    def walk() -> Tensor:
-        for op in ops:
-            last: Tensor = net(x, (op,) * layers)
-        float(last.sum())  # waits for the device
-        return last
+    def walk() -> list[float]:
+        return [loss for each in prefixes for loss in rate_cell(net, ops, data, each).values()]
 
-    feature = walk()
-    target = torch.rand_like(feature)
-    through, compared = _typical(walk), _typical(lambda: relative_l1([feature], target))
-    return through / len(ops) / pictures, compared / pictures
+    rated, compared = len(walk()), _typical(lambda: relative_l1([feature], data.targets))
+    macs = sum(macs_below(space, cut, where, resolution, prefix) for prefix in prefixes)
+    through = max(0.0, _typical(walk) - rated * compared)
+    return through / macs / pictures, compared / len(feature)
 
 
 def _typical(run: Callable[[], object]) -> float:

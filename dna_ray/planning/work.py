@@ -50,14 +50,20 @@ def cell_params(space: Space, cut: Cut, where: Where, resolution: int) -> int:
 
 def walk_macs(space: Space, cut: Cut, where: Where, resolution: int) -> dict[Op, int]:
     """Multiply-adds of one picture in the walk over all paths of a cell, by their first op."""
+    ops = space.blocks[where[0]].ops
+    return {op: macs_below(space, cut, where, resolution, (op,)) for op in ops}
+
+
+def macs_below(space: Space, cut: Cut, where: Where, resolution: int, prefix: Sequence[Op]) -> int:
+    """Multiply-adds of one picture in the walk over all paths of a cell that begin so."""
     ops, ratio = space.blocks[where[0]].ops, space.trunk.se_ratio
-    first, *others = [
-        {op: layer_costs(op, *layer, ratio).macs for op in ops}
-        for layer in cell_layers(space, cut, where, resolution)
-    ]
-    stem = 0 if where[0] else stem_costs(space.trunk, resolution).macs
-    below = sum(sum(layer.values()) * len(ops) ** depth for depth, layer in enumerate(others))
-    return {op: stem + first[op] + below for op in ops}
+    layers = cell_layers(space, cut, where, resolution)
+    macs = 0 if where[0] else stem_costs(space.trunk, resolution).macs
+    for op, layer in zip(prefix, layers, strict=False):
+        macs += layer_costs(op, *layer, ratio).macs
+    for depth, layer in enumerate(layers[len(prefix) :]):
+        macs += sum(layer_costs(op, *layer, ratio).macs for op in ops) * len(ops) ** depth
+    return macs
 
 
 def walk_bytes(space: Space, cut: Cut, where: Where, resolution: int) -> int:

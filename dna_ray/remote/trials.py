@@ -8,7 +8,7 @@ from typing import Any
 import ray
 import torch
 
-from dna_ray.config import Job
+from dna_ray.config import Job, Rate
 from dna_ray.data import Pictures
 from dna_ray.network.model import TrainedModel, build_model, trained, with_classes
 from dna_ray.planning.calibration import TRIED, Pixels, cell_macs, rank_bytes, time_teacher
@@ -32,9 +32,9 @@ _TRIAL = 60e9
 # A training step takes about so many times the multiply-adds of the forward pass.
 _STEP = 3
 
-# At most as many pictures go through a network at a time where it is not trained, and in all; so
-# many are drawn; and so many minibatches of a small network are trained on.
-_AT_ONCE, _TESTED, _DRAWN, _STEPS = 64, 512, 64, 16
+# At most as many pictures go through a network where it is not trained; so many are drawn; and so
+# many minibatches of a small network are trained on.
+_TESTED, _DRAWN, _STEPS = 512, 64, 16
 
 
 def foretell(session: Session, plan: Plan, before: float = 0.0) -> Forecast:
@@ -150,8 +150,10 @@ def _rates(
     if plan.adapt:
         refs["adapting"] = train(ray.put(with_classes(plan.teacher, plan.classes)), teacher_macs)
     for where in space.cells:
-        count = _affordable(_AT_ONCE, 2 * len(space.blocks[where[0]].ops) * macs[where], gpus)
-        refs[where] = start(_walk, space, plan.cut, plan.pixels, where, resolution, count)
+        rated = min(_TESTED, job.rate.recalibration + job.rate.images)
+        count = _affordable(rated, 4 * len(space.blocks[where[0]].ops) * macs[where], gpus)
+        about = space, plan.cut, plan.pixels, where, resolution
+        refs[where] = start(_walk, *about, max(4, count), job.rate)
     session.view.stage("calibration", len(refs) + 1, "trials")
     taught = _affordable(_TESTED, teacher_macs, gpus)
     teacher = try_teacher(plan.teacher, plan.cut, resolution, taught, alone)
@@ -165,7 +167,7 @@ def _rates(
         adapting=seconds.get("adapting", 0.0),
         cells=cells,
         comparing={where: seconds[where][1] for where in space.cells},
-        walking={where: seconds[where][0] / macs[where] for where in space.cells},
+        walking={where: seconds[where][0] for where in space.cells},
         training=seconds["training"] / own,
         testing=seconds["testing"] / own,
         trying=seconds["trying"] / own,
@@ -199,6 +201,12 @@ def _draw(pictures: Pictures, job: Job, resolution: int) -> float:
 
 @single_threaded
 def _walk(
-    space: Space, cut: Cut, pixels: Pixels, where: Where, resolution: int, pictures: int
+    space: Space,
+    cut: Cut,
+    pixels: Pixels,
+    where: Where,
+    resolution: int,
+    pictures: int,
+    sizes: Rate,
 ) -> tuple[float, float]:
-    return time_walk(space, cut, pixels, where, resolution, pictures, device())
+    return time_walk(space, cut, pixels, where, resolution, pictures, sizes, device())

@@ -35,6 +35,7 @@ from dna_ray.planning.work import (
     cell_params,
     likely_network,
     loads,
+    macs_below,
     makespan,
     teacher_costs,
     useful_ranks,
@@ -101,14 +102,16 @@ def test_the_multiply_adds_of_a_walk_are_those_that_rating_computes(
     net, sides = net_of(tiny, cut, where), (RESOLUTION, *cut.sizes)
     inputs = torch.rand(5, cut.width_in(block), sides[block], sides[block])
     targets = torch.rand(3, cut.widths[block], sides[block + 1], sides[block + 1])
+    data, ops = RatingSet(inputs[:2], inputs[2:], targets), tiny.blocks[block].ops
     foretold = walk_macs(tiny, cut, where, RESOLUTION)
-    assert list(foretold) == list(tiny.blocks[block].ops)
-    for op, macs in foretold.items():
+    assert list(foretold) == list(ops)
+    whole = next(tiny.blocks[block].paths(where[1]))
+    for prefix in [(op,) for op in ops] + [whole[:length] for length in range(len(whole) + 1)]:
         with counted(net) as computed:
-            rate_cell(
-                net, tiny.blocks[block].ops, RatingSet(inputs[:2], inputs[2:], targets), (op,)
-            )
-        assert sum(computed) == 5 * macs
+            rate_cell(net, ops, data, prefix)
+        assert sum(computed) == 5 * macs_below(tiny, cut, where, RESOLUTION, prefix)
+        if len(prefix) == 1:
+            assert sum(computed) == 5 * foretold[prefix[0]]
 
 
 @pytest.mark.parametrize("where", cells_of_tiny())
