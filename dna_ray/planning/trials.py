@@ -46,20 +46,25 @@ def time_walk(
     """
     block, cell = where
     net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
-    net.to(device).to(memory_format=torch.channels_last).eval()
-    side = cut.sizes[block - 1] if block else resolution
-    x = torch.rand(pictures, cut.width_in(block), side, side, device=device)
-    x = x.to(memory_format=torch.channels_last)
+    net.to(device).to(memory_format=torch.channels_last)
+
+    def noise(count: int, width: int, side: int) -> Tensor:
+        features = torch.rand(count, width, side, side, device=device)
+        return features.to(memory_format=torch.channels_last)
+
     first = max(2, pictures * sizes.recalibration // (sizes.recalibration + sizes.images))
     layers, ops = space.blocks[block].cells[cell].layers, space.blocks[block].ops
-    feature: Tensor = net(x[first:], ops[:1] * layers)
-    data = RatingSet(x[:first], x[first:], torch.rand_like(feature))
+    x = noise(pictures, cut.width_in(block), cut.sizes[block - 1] if block else resolution)
+    feature, target = (
+        noise(pictures - first, cut.widths[block], cut.sizes[block]) for _ in range(2)
+    )
+    data = RatingSet(x[:first], x[first:], target)
     prefixes = list(dict.fromkeys((op,) * (layers - 1) for op in ops))
 
     def walk() -> list[float]:
         return [loss for each in prefixes for loss in rate_cell(net, ops, data, each).values()]
 
-    rated, compared = len(walk()), _typical(lambda: relative_l1([feature], data.targets))
+    rated, compared = len(walk()), _typical(lambda: relative_l1([feature], target))
     macs = sum(macs_below(space, cut, where, resolution, prefix) for prefix in prefixes)
     through = max(0.0, _typical(walk) - rated * compared)
     return through / macs / pictures, compared / len(feature)
