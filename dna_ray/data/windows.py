@@ -30,7 +30,7 @@ def minibatch(
     window that is `staged` there already it is made there, where the rows may be `sent` before.
     """
     if isinstance(window, Tensor):
-        there = rows if isinstance(rows, Tensor) else torch.from_numpy(rows).to(window.device)
+        there = torch.as_tensor(rows, device=window.device)
         return window.index_select(0, there).permute(0, 3, 1, 2)
     if torch.device(device).type == "cpu":
         return torch.from_numpy(window[rows]).permute(0, 3, 1, 2)

@@ -37,6 +37,7 @@ def time_walk(
     resolution: int,
     pictures: int,
     sizes: Rate,
+    *,
     device: torch.device | str,
 ) -> tuple[float, float]:
     """Seconds of one picture in rating: of a multiply-add, and of comparing it with the teacher.
@@ -44,7 +45,7 @@ def time_walk(
     The paths that have one op in all layers but the last are rated, on at least four pictures, of
     which as large a part recalibrates as in `sizes`.
     """
-    block, cell = where
+    (block, cell), sides = where, (resolution, *cut.sizes)
     net = build_cell(space, block, cell, cut.width_in(block), cut.widths[block], *pixels)
     net.to(device).to(memory_format=torch.channels_last)
 
@@ -54,9 +55,9 @@ def time_walk(
 
     first = max(2, pictures * sizes.recalibration // (sizes.recalibration + sizes.images))
     layers, ops = space.blocks[block].cells[cell].layers, space.blocks[block].ops
-    x = noise(pictures, cut.width_in(block), cut.sizes[block - 1] if block else resolution)
+    x = noise(pictures, cut.width_in(block), sides[block])
     feature, target = (
-        noise(pictures - first, cut.widths[block], cut.sizes[block]) for _ in range(2)
+        noise(pictures - first, cut.widths[block], sides[block + 1]) for _ in range(2)
     )
     data = RatingSet(x[:first], x[first:], target)
     prefixes = list(dict.fromkeys((op,) * (layers - 1) for op in ops))

@@ -8,10 +8,10 @@ from typing import Any
 import ray
 import torch
 
-from dna_ray.config import Job, Rate
+from dna_ray.config import Job
 from dna_ray.data import Pictures
 from dna_ray.network.model import TrainedModel, build_model, trained, with_classes
-from dna_ray.planning.calibration import TRIED, Pixels, cell_macs, rank_bytes, time_teacher
+from dna_ray.planning.calibration import TRIED, cell_macs, rank_bytes, time_teacher
 from dna_ray.planning.forecast import Forecast, decided
 from dna_ray.planning.placement import Resources, plan_ranks, share_out
 from dna_ray.planning.plan import Plan, recipe
@@ -22,7 +22,7 @@ from dna_ray.remote.calibration import cluster_resources, try_cells, try_teacher
 from dna_ray.remote.session import Session
 from dna_ray.remote.tasks import device, single_threaded, task
 from dna_ray.retrain import Recipe
-from dna_ray.space import NetworkSpec, Space, Where, network_costs, scale
+from dna_ray.space import NetworkSpec, Where, network_costs, scale
 from dna_ray.teacher import Cut, Teacher
 
 # On a processor a trial takes so many multiply-adds, some seconds' worth, and fewer pictures of
@@ -149,8 +149,9 @@ def _rates(
     }
     if plan.adapt:
         refs["adapting"] = train(ray.put(with_classes(plan.teacher, plan.classes)), teacher_macs)
+    rated = min(_TESTED, job.rate.recalibration + job.rate.images)
     for where in space.cells:
-        rated = min(_TESTED, job.rate.recalibration + job.rate.images)
+        # Twice, with all ops behind one beginning for each: about the work of so many paths.
         count = _affordable(rated, 4 * len(space.blocks[where[0]].ops) * macs[where], gpus)
         about = space, plan.cut, plan.pixels, where, resolution
         refs[where] = start(_walk, *about, max(4, count), job.rate)
@@ -200,13 +201,5 @@ def _draw(pictures: Pictures, job: Job, resolution: int) -> float:
 
 
 @single_threaded
-def _walk(
-    space: Space,
-    cut: Cut,
-    pixels: Pixels,
-    where: Where,
-    resolution: int,
-    pictures: int,
-    sizes: Rate,
-) -> tuple[float, float]:
-    return time_walk(space, cut, pixels, where, resolution, pictures, sizes, device())
+def _walk(*about: Any) -> tuple[float, float]:
+    return time_walk(*about, device=device())

@@ -134,6 +134,11 @@ class Work:
             hook.remove()
 
 
+def shares(work: Amount, speed: float, bandwidth: float, peak: float) -> list[str]:
+    """What so many pictures a second take of the card: of its bandwidth, and of its peak."""
+    return [f"{work.bytes * speed / bandwidth:.1%}", f"{2 * work.macs * speed / peak:.1%}"]
+
+
 def noise(shape: tuple[int, ...], seed: int) -> Array:
     """A few pictures or features, again and again along the first axis; pixels where 3 channels."""
     rng, few = np.random.default_rng(seed), min(16, shape[0])
@@ -189,8 +194,7 @@ def of_teacher(name: str, side: int, card: Ceilings) -> Rows:
                 side,
                 batch,
                 *(f"{speed:,.0f}" for speed in speeds),
-                f"{2 * one.macs * speeds[1] / card.peak:.1%}",
-                f"{one.bytes * speeds[1] / card.bandwidth:.1%}",
+                *shares(one, speeds[1], card.bandwidth, card.peak),
                 f"{copied:,.0f}" if batch == WINDOW else "",
                 f"{features / 1e6:.2f}",
             ]
@@ -201,12 +205,18 @@ def of_teacher(name: str, side: int, card: Ceilings) -> Rows:
 
 TEACHERS = (
     *("network", "pixels on a side", "pictures at a time"),
-    *("float32 with TF32, pictures/s", "bfloat16, pictures/s", "of the peak", "of the bandwidth"),
+    *("float32 with TF32, pictures/s", "bfloat16, pictures/s", "of the bandwidth", "of the peak"),
     *("bfloat16, features copied out, pictures/s", "MB of features a picture"),
 )
 
 
 # Cells in training
+
+
+def a_trainer(block: int, path: tuple[Op, ...] | None = None, **changes: int) -> CellTrainer:
+    """Of the cell of a block, by the recipe with some changes."""
+    space, recipe = load_space("mbconv6"), replace(RECIPE, **changes)
+    return CellTrainer(space, CUT, PIXELS, recipe, (block, CELL), (0, 1), DEVICE, path=path)
 
 
 class Bare:
@@ -220,7 +230,6 @@ class Bare:
         self.precision = autocast(DEVICE) if half else nullcontext()
         self.adam = torch.optim.Adam(self.net.parameters(), lr=0.005, weight_decay=1e-4, fused=True)
         self.paths = paths_of(net)
-        self.step = 0
 
     def __call__(self) -> None:
         """A window."""
@@ -245,11 +254,6 @@ def trained_work(net: CellNet, x: Tensor) -> Amount:
         round_ = [work.of(net, x, next(paths))[1] for _ in OPS]
     work.close()
     return Amount(*(3 * float(np.mean(each)) for each in zip(*round_, strict=True)))
-
-
-def shares(work: Amount, speed: float, bandwidth: float, peak: float) -> list[str]:
-    """What so many pictures a second take of the card: of its bandwidth, and of its peak."""
-    return [f"{work.bytes * speed / bandwidth:.1%}", f"{2 * work.macs * speed / peak:.1%}"]
 
 
 def graphed(bare: Bare) -> Bare:
@@ -283,17 +287,8 @@ def of_cell(
     block: int, batch: int, arrays: Sequence[Array], there: Sequence[Tensor], card: Ceilings
 ) -> list[object]:
     """Of one cell and size."""
-    space, recipe, count = (
-        load_space("mbconv6"),
-        replace(RECIPE, batch=batch),
-        len(there[0]) // batch,
-    )
-
-    def trainer(**changes: int) -> CellTrainer:
-        where = block, CELL
-        return CellTrainer(space, CUT, PIXELS, replace(recipe, **changes), where, (0, 1), DEVICE)
-
-    one, two = trainer(), trainer(paths_per_minibatch=2)
+    count = len(there[0]) // batch
+    one, two = (a_trainer(block, batch=batch, paths_per_minibatch=paths) for paths in (1, 2))
     data = [each.permute(0, 3, 1, 2) for each in there]
     work = trained_work(one.net, data[0][:COUNTED])
     ways: dict[str, Callable[[], object]] = {
@@ -304,7 +299,7 @@ def of_cell(
         "float32": Bare(one.net, data, batch, half=False),
     }
     if batch == BATCH:
-        sharded = trainer(shards=SHARDS)
+        sharded = a_trainer(block, batch=batch, shards=SHARDS)
         ways["sharded"] = lambda: sharded.train_window(0, *there)
     else:
         ways["graphs"] = graphed(Bare(one.net, data, batch))
@@ -349,13 +344,11 @@ def compiles(card: Ceilings) -> Rows:
     rows = []
     for block, batch in ((1, BATCH), (3, BATCH), (3, BATCH // SHARDS)):
         data = [staged(boundary(block + n, 2 * batch), DEVICE).permute(0, 3, 1, 2) for n in (0, 1)]
-        where = block, CELL
-        net = CellTrainer(
-            load_space("mbconv6"), CUT, PIXELS, RECIPE, where, (0, 1), DEVICE, path=path_of(block)
-        ).net
+        path = (COMPILED,) * load_space("mbconv6").blocks[block].cells[CELL].layers
+        net = a_trainer(block, path).net
         plain, quick = Bare(net, data, batch), Bare(net, data, batch)
         for loop in (plain, quick):
-            loop.paths = repeat(path_of(block))
+            loop.paths = repeat(path)
         for module in quick.net.choices():
             module.compile(dynamic=False)
         took = once(quick)
@@ -376,11 +369,6 @@ def compiles(card: Ceilings) -> Rows:
     return rows
 
 
-def path_of(block: int) -> tuple[Op, ...]:
-    """The path whose ops are compiled."""
-    return (COMPILED,) * load_space("mbconv6").blocks[block].cells[CELL].layers
-
-
 COMPILES = (
     *("block", "minibatch", "first window, with compiling, s"),
     *("bare loop, ms", "compiled, ms", "gain", "steps until all ops of the cell pay"),
@@ -396,11 +384,10 @@ def shared(card: Ceilings) -> Rows:
     """A row for every size of a minibatch, number of cells, and what each of them has."""
     rows: Rows = []
     spawn = multiprocessing.get_context("spawn")
+    inputs = staged(boundary(SHARED, COUNTED), DEVICE).permute(0, 3, 1, 2)
+    work = trained_work(a_trainer(SHARED).net, inputs)
     with spawn.Manager() as manager, spawn.Pool(4) as pool:
         for batch in (BATCH, BATCH // SHARDS):
-            inputs = staged(boundary(SHARED, COUNTED), DEVICE).permute(0, 3, 1, 2)
-            work = trained_work(_a_cell(batch).net, inputs)
-
             for count, streams in ((1, False), (2, False), (4, False), (2, True)):
                 if streams:
                     with ThreadPoolExecutor(count) as threads:
@@ -416,12 +403,6 @@ def shared(card: Ceilings) -> Rows:
     return rows
 
 
-def _a_cell(batch: int) -> CellTrainer:
-    """One of those that share the card."""
-    space, recipe = load_space("mbconv6"), replace(RECIPE, batch=batch)
-    return CellTrainer(space, CUT, PIXELS, recipe, (SHARED, CELL), (0, 1), DEVICE)
-
-
 def _on_stream(asked: tuple[int, Any]) -> float:
     """In a thread with a stream of its own."""
     with torch.cuda.stream(torch.cuda.Stream()):
@@ -432,7 +413,7 @@ def _speed(asked: tuple[int, Any]) -> float:
     """Pictures a second of one cell while all are at work."""
     batch, barrier = asked
     torch.set_num_threads(1)
-    cell = _a_cell(batch)
+    cell = a_trainer(SHARED, batch=batch)
     window = [staged(boundary(SHARED + number, WINDOW), DEVICE) for number in (0, 1)]
     for _ in range(-(-len(OPS) * batch // WINDOW)):  # a round, as for steps
         cell.train_window(0, *window)
@@ -497,10 +478,10 @@ def of_walk(block: int, cell: int, card: Ceilings) -> Rows:
     once, apart = walk_work(net, inputs[:COUNTED], last)
     head, rows = [block + 1, cell, len(paths)], []
 
-    def row(way: str, took: float, work: Amount, *last: str) -> None:
+    def row(way: str, took: float, work: Amount, *rest: str) -> None:
         speed = len(inputs) / took
         given = shares(work, speed, card.bandwidth, card.exact)
-        rows.append([*head, way, f"{took:.2f}", f"{len(paths) * speed:,.0f}", *given, *last])
+        rows.append([*head, way, f"{took:.2f}", f"{len(paths) * speed:,.0f}", *given, *rest])
         print(rows[-1], flush=True)
 
     row("path by path", single, apart, "", "")
