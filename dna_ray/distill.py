@@ -11,7 +11,6 @@ networks of its own for them, which are trained with it.
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -89,20 +88,6 @@ class PathSampler(Generic[T]):
         return rng.integers(len(self._ops), size=(self._layers, len(self._ops)))
 
 
-def _reading(loss: Tensor) -> Callable[[], float]:
-    """What gives the value of a loss later on, and waits for no step that was begun after it."""
-    if not loss.is_cuda:
-        return loss.item
-    value, there = loss.to("cpu", non_blocking=True), torch.cuda.Event()
-    there.record()
-
-    def read() -> float:
-        there.synchronize()
-        return value.item()
-
-    return read
-
-
 class CellTrainer:
     """One cell with its optimiser: feed it windows, end epochs, and take its state at any time.
 
@@ -152,8 +137,8 @@ class CellTrainer:
             for module in self.net.choices()
         }
         self._precision = autocast(device)
-        # A GPU is given the next step before the loss of this one is looked at.
-        self._lag = 0 if torch.device(device).type == "cpu" else 1
+        # Of so many steps the losses are looked at together: it is then that a GPU is waited for.
+        self._together = 1 if torch.device(device).type == "cpu" else 32
         # Adam passes over parameters without a gradient, so the weight decay of a step never
         # reaches the ops that its paths did not take. Fused, it takes a third of the time.
         blocks = {block: [self.net], **self.before.by_block()}
@@ -191,26 +176,26 @@ class CellTrainer:
         what each of the frozen beginnings makes of the pictures, in their order, and A the
         pictures.
         """
+        if self.stopped:
+            return []
         *inputs, targets = (
             each if isinstance(each, Tensor) else staged(each, self._device) for each in boundaries
         )
-        losses: list[float] = []
-        under_way: deque[Callable[[], float]] = deque()
 
-        def take() -> None:
-            losses.append(under_way.popleft()())
-            self.stopped = self._trouble(losses[-1], self.minibatches - len(under_way))
-
-        for rows in sent(self._minibatch_rows(index, len(targets)), self._device):
-            if self.stopped:
-                break
+        def step(rows: Array | Tensor) -> Tensor:
             read = inputs[self._beginning if len(inputs) > 1 else 0]
-            loss = self._step(minibatch(read, rows), minibatch(targets, rows))
-            under_way.append(_reading(loss))
-            if len(under_way) > self._lag:
-                take()
-        while under_way and not self.stopped:
-            take()
+            return self._step(minibatch(read, rows), minibatch(targets, rows))
+
+        losses: list[float] = []
+        before = self.minibatches
+        rows = sent(self._minibatch_rows(index, len(targets)), self._device)
+        for start in range(0, len(rows), self._together):
+            made = [step(each) for each in rows[start : start + self._together]]
+            for loss in torch.stack(made).tolist():
+                losses.append(loss)
+                self.stopped = self._trouble(loss, before + len(losses))
+                if self.stopped:
+                    return losses
         return losses
 
     def _minibatch_rows(self, window: int, images: int) -> Array:

@@ -327,21 +327,22 @@ def test_a_loss_that_is_of_no_use_any_more_stops_its_cell(tiny: Space, value: fl
 
 
 @pytest.mark.parametrize("at", [None, 0, 3, 4])
-def test_losses_and_stops_are_the_same_where_the_next_step_is_under_way(
-    tiny: Space, at: int | None
+@pytest.mark.parametrize("together", [2, 32])
+def test_losses_and_stops_are_the_same_where_several_are_looked_at_together(
+    tiny: Space, together: int, at: int | None
 ) -> None:
-    """As on a GPU. What is under way when a cell stops comes to nothing."""
+    """As on a GPU. What was trained behind the step at which a cell stops comes to nothing."""
     inputs, targets = window(1, 0, 20)
     if at is not None:
         targets = targets.copy()
         targets[generator(7, "distill", 1, 1, 1, "order", 0, 0).permutation(20)[4 * at]] = math.nan
     one, other = trainer(tiny), trainer(tiny)
-    other._lag = 1
+    other._together = together
     expected, found = (cell.train_window(0, inputs, targets) for cell in (one, other))
     assert found == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
     assert len(expected) == (5 if at is None else at + 1)
     assert other.stopped == one.stopped
-    assert other.minibatches == min(5, one.minibatches + (at is not None))
+    assert other.minibatches == min(5, -(-one.minibatches // together) * together)
 
 
 def test_block_1_has_a_learning_rate_of_its_own_to_lower(tiny: Space) -> None:
