@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -30,7 +30,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from dna_ray import teacher as teacher_module
 from dna_ray.config import Distill
 from dna_ray.data.windows import minibatch, staged
-from dna_ray.distill import CellTrainer, PathSampler
+from dna_ray.distill import CellTrainer
 from dna_ray.network.cell import CellNet, build_cell
 from dna_ray.network.model import TimmSpec, build_model, trained
 from dna_ray.network.precision import autocast
@@ -54,7 +54,7 @@ RESOLUTION, WINDOW, BATCH, SHARDS, CELL = 224, 1024, 512, 16, 1
 BLOCKS = (1, 3)
 OPS = load_space("mbconv6").blocks[0].ops
 COUNTED = 16  # pictures whose work is counted
-TURNS = 9  # of all ways to train, one after another
+TURNS = 11  # of all ways to train, one after another
 COMPILED = Op(5, 6)  # the op of every layer where compiling is tried
 RECIPE = Distill(batch=BATCH, paths_per_minibatch=1)
 DEVICE = "cuda"
@@ -219,17 +219,24 @@ def a_trainer(block: int, path: tuple[Op, ...] | None = None, **changes: int) ->
     return CellTrainer(space, CUT, PIXELS, recipe, (block, CELL), (0, 1), DEVICE, path=path)
 
 
+Paths = Iterator[tuple[Op, ...]]
+
+
 class Bare:
-    """What anybody would write down, its data on the card."""
+    """What anybody would write down to train a network, its data on the card."""
 
     def __init__(
-        self, net: CellNet, data: Sequence[Tensor], batch: int, *, half: bool = True
+        self,
+        net: CellNet,
+        paths: Paths,
+        data: Sequence[Tensor],
+        batch: int,
+        precision: AbstractContextManager[Any] | None = None,
     ) -> None:
-        self.net, self.batch = copy.deepcopy(net), batch
+        self.net, self.paths, self.batch = net, paths, batch
         self.x, self.y = data
-        self.precision = autocast(DEVICE) if half else nullcontext()
+        self.precision = precision or autocast(DEVICE)
         self.adam = torch.optim.Adam(self.net.parameters(), lr=0.005, weight_decay=1e-4, fused=True)
-        self.paths = paths_of(net)
 
     def __call__(self) -> None:
         """A window."""
@@ -241,26 +248,26 @@ class Bare:
             self.adam.step()
 
 
-def paths_of(net: CellNet) -> Iterator[tuple[Op, ...]]:
-    """Those that a loop trains, drawn before."""
-    sampler = PathSampler(OPS, len(net.layers), "fair", 0, "bare")
-    return iter([sampler.path(step) for step in range(10_000)])
+def paths_of(trainer: CellTrainer) -> Paths:
+    """Those of a trainer's minibatches, drawn before."""
+    return iter([trainer._sampler.path(step) for step in range(10_000)])
 
 
-def trained_work(net: CellNet, x: Tensor) -> Amount:
+def trained_work(trainer: CellTrainer, x: Tensor) -> Amount:
     """Of a picture in a step of a cell, the mean of a round of paths."""
-    work, paths = Work(net), paths_of(net)
+    work, paths = Work(trainer.net), paths_of(trainer)
     with autocast(DEVICE):
-        round_ = [work.of(net, x, next(paths))[1] for _ in OPS]
+        round_ = [work.of(trainer.net, x, next(paths))[1] for _ in OPS]
     work.close()
     return Amount(*(3 * float(np.mean(each)) for each in zip(*round_, strict=True)))
 
 
-def graphed(bare: Bare) -> Bare:
+def graphed(trainer: CellTrainer, data: Sequence[Tensor], batch: int) -> Bare:
     """With every op as a CUDA graph forward and another backward."""
-    bare.precision = torch.autocast(DEVICE, torch.bfloat16, cache_enabled=False)
-    with bare.precision:
-        x = bare.net.stem(bare.x[: bare.batch]).detach()
+    uncached = torch.autocast(DEVICE, torch.bfloat16, cache_enabled=False)
+    bare = Bare(copy.deepcopy(trainer.net), paths_of(trainer), data, batch, uncached)
+    with uncached:
+        x = bare.net.stem(bare.x[:batch]).detach()
         for number, layer in enumerate(bare.net.layers):
             for op in layer.values():
                 sample = x.clone().requires_grad_(number > 0)
@@ -288,33 +295,40 @@ def of_cell(
 ) -> list[object]:
     """Of one cell and size."""
     count = len(there[0]) // batch
-    one, two = (a_trainer(block, batch=batch, paths_per_minibatch=paths) for paths in (1, 2))
+    one, fed = (a_trainer(block, batch=batch) for _ in range(2))
+    two = a_trainer(block, batch=batch, paths_per_minibatch=2)
     data = [each.permute(0, 3, 1, 2) for each in there]
-    work = trained_work(one.net, data[0][:COUNTED])
+    work = trained_work(one, data[0][:COUNTED])
     ways: dict[str, Callable[[], object]] = {
-        "bare": Bare(one.net, data, batch),
+        "bare": Bare(one.net, paths_of(one), data, batch),
         "ours": lambda: one.train_window(0, *there),
-        "arrays": lambda: one.train_window(0, *arrays),
+        "arrays": lambda: fed.train_window(0, *arrays),
         "two": lambda: two.train_window(0, *there),
-        "float32": Bare(one.net, data, batch, half=False),
+        "float32": Bare(one.net, paths_of(one), data, batch, nullcontext()),
     }
     if batch == BATCH:
         sharded = a_trainer(block, batch=batch, shards=SHARDS)
         ways["sharded"] = lambda: sharded.train_window(0, *there)
     else:
-        ways["graphs"] = graphed(Bare(one.net, data, batch))
+        ways["graphs"] = graphed(one, data, batch)
     for way in ways.values():
         for _ in range(-(-len(OPS) // count)):  # a round: every kernel is chosen by then
             way()
     turns = [{name: once(way) for name, way in ways.items()} for _ in range(TURNS)]
+    for trainer in (one, fed, two):
+        assert not trainer.stopped, "a cell that has stopped makes no steps"
     ms = {name: 1e3 * float(np.median([turn[name] for turn in turns])) / count for name in ways}
+
+    def ratio(name: str, other: str) -> float:
+        return float(np.median([turn[name] / turn[other] for turn in turns]))
+
     speed = 1e3 * batch / ms["ours"]
     return [
         block + 1,
         batch,
         *(f"{ms[name]:.2f}" if name in ms else "" for name in STEPS_IN_MS),
-        f"{ms['ours'] / ms['bare']:.3f}",
-        f"{ms['two'] / ms['ours'] / 2:.2f}",
+        f"{ratio('ours', 'bare'):.3f}",
+        f"{ratio('two', 'ours') / 2:.2f}",
         f"{speed:,.0f}",
         *shares(work, speed, card.bandwidth, card.peak),
     ]
@@ -346,9 +360,7 @@ def compiles(card: Ceilings) -> Rows:
         data = [staged(boundary(block + n, 2 * batch), DEVICE).permute(0, 3, 1, 2) for n in (0, 1)]
         path = (COMPILED,) * load_space("mbconv6").blocks[block].cells[CELL].layers
         net = a_trainer(block, path).net
-        plain, quick = Bare(net, data, batch), Bare(net, data, batch)
-        for loop in (plain, quick):
-            loop.paths = repeat(path)
+        plain, quick = (Bare(each, repeat(path), data, batch) for each in (net, copy.deepcopy(net)))
         for module in quick.net.choices():
             module.compile(dynamic=False)
         took = once(quick)
@@ -385,7 +397,7 @@ def shared(card: Ceilings) -> Rows:
     rows: Rows = []
     spawn = multiprocessing.get_context("spawn")
     inputs = staged(boundary(SHARED, COUNTED), DEVICE).permute(0, 3, 1, 2)
-    work = trained_work(a_trainer(SHARED).net, inputs)
+    work = trained_work(a_trainer(SHARED), inputs)
     with spawn.Manager() as manager, spawn.Pool(4) as pool:
         for batch in (BATCH, BATCH // SHARDS):
             for count, streams in ((1, False), (2, False), (4, False), (2, True)):
@@ -510,7 +522,8 @@ PARTS: dict[str, tuple[str, str, Sequence[str], Callable[[Ceilings], Rows]]] = {
     ),
     "step": (
         "Training steps of cells on a GPU",
-        f"Cell {CELL} of each block. A bare loop computes in bfloat16, its data on the card.",
+        f"Cell {CELL} of each block. A bare loop trains the same paths of the same network "
+        "in bfloat16, its data on the card.",
         STEPS,
         steps,
     ),
