@@ -92,7 +92,7 @@ class CellTrainer:
     """One cell with its optimiser: feed it windows, end epochs, and take its state at any time.
 
     Where its loss is not finite any more, or has exploded, `stopped` says so and what to do, and no
-    further step is made.
+    further step is made, but for those that a GPU has been given already.
     """
 
     def __init__(
