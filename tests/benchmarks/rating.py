@@ -21,7 +21,7 @@ from dna_ray.rating import CALLS, Calls, RatingSet, rate_cell, relative_l1
 from dna_ray.space import Op, load_space
 from dna_ray.space.costs import layer_costs, layers_of
 from dna_ray.space.spaces import Block, Cell, Space
-from tests.benchmarks.report import publish, table
+from tests.benchmarks.report import card, publish, table
 
 # Cells of Table 1's third block between lite0's boundaries 2 and 3 at 64 pixels.
 WIDTH_IN, WIDTH, WIDTH_OUT, SIDE = 40, 80, 112, 8
@@ -191,12 +191,12 @@ def main() -> None:
     header += ["path by path / depth-first", "multiply-add ratio"]
     header += ["the one over the other"]
     text = (
-        f"{PICTURES} pictures rate and {RECALIBRATION} recalibrate a cell of Table 1's third block "
-        f"({WIDTH_IN} to {WIDTH_OUT} channels by way of {WIDTH}, {SIDE} x {SIDE} pixels); one "
-        f"thread. Of more than {SAMPLE} paths, {SAMPLE} are rated path by path and the time is "
-        "extrapolated; the differences are those of these. MB are beyond what was held before. "
-        f"Stacks have {STACKED[device].stack >> 20} MiB; the default on a processor is "
-        "depth-first, on a GPU stacked.\n\n"
+        f"{card(device)}{PICTURES} pictures rate and {RECALIBRATION} recalibrate a cell of "
+        f"Table 1's third block ({WIDTH_IN} to {WIDTH_OUT} channels by way of {WIDTH}, {SIDE} x "
+        f"{SIDE} pixels); one thread. Of more than {SAMPLE} paths, {SAMPLE} are rated path by "
+        "path and the time is extrapolated; the differences are those of these. MB are beyond "
+        f"what was held before. Stacks have {STACKED[device].stack >> 20} MiB; the default on a "
+        "processor is depth-first, on a GPU stacked.\n\n"
     )
     name = "rating" if device == "cpu" else f"rating --device {device}"
     title = f"Rating path by path, depth-first and stacked ({device})"

@@ -31,7 +31,7 @@ from dna_ray.network.model import load_model
 from dna_ray.space import Where, load_space
 from dna_ray.teacher import Cut, Teacher, cut_teacher, load_teacher, teach
 from tests import plain
-from tests.benchmarks.report import publish, table
+from tests.benchmarks.report import card, publish, table
 
 Array = np.ndarray
 
@@ -170,9 +170,10 @@ def main() -> None:
     )
     usual = "float32" if device == "cpu" else "bfloat16"
     text = (
-        f"lite0 with all boundaries. Used at these resolutions: {used}.\n\n{table(header, speeds)}"
-        f"\n\nThe rating of the embedded default in {usual}, and what changes what: "
-        "Kendall's tau of the two, and the median change of a loss.\n\n" + agreement(device)
+        f"{card(device)}lite0 with all boundaries. Used at these resolutions: {used}.\n\n"
+        f"{table(header, speeds)}\n\nThe rating of the embedded default in {usual}, and what "
+        "changes what: Kendall's tau of the two, and the median change of a loss.\n\n"
+        f"{agreement(device)}"
     )
     name = "teacher" if device == "cpu" else f"teacher --device {device}"
     title = f"The teacher: batches, and bfloat16 ({device})"
