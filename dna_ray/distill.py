@@ -182,15 +182,18 @@ class CellTrainer:
             each if isinstance(each, Tensor) else staged(each, self._device) for each in boundaries
         )
 
-        def step(rows: Array | Tensor) -> Tensor:
+        def step(paths: Sequence[Path], rows: Array | Tensor) -> Tensor:
             read = inputs[self._beginning if len(inputs) > 1 else 0]
-            return self._step(minibatch(read, rows), minibatch(targets, rows))
+            return self._step(paths, minibatch(read, rows), minibatch(targets, rows))
 
         losses: list[float] = []
         before = self.minibatches
         rows = sent(self._minibatch_rows(index, len(targets)), self._device)
+        # Drawn here, as between steps a processor's caches are full of other things.
+        paths = [self._paths(before + number) for number in range(len(rows))]
         for start in range(0, len(rows), self._together):
-            made = [step(each) for each in rows[start : start + self._together]]
+            some = slice(start, start + self._together)
+            made = [step(*each) for each in zip(paths[some], rows[some], strict=True)]
             for loss in torch.stack(made).tolist():
                 losses.append(loss)
                 self.stopped = self._trouble(loss, before + len(losses))
@@ -207,12 +210,11 @@ class CellTrainer:
         rows = order[: count * size].reshape(count, shards, of_shard)[:, self._own]
         return rows.reshape(count, len(self._own) * of_shard)
 
-    def _step(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss, mean over this minibatch's paths: a scalar that may be under way still.
+    def _step(self, paths: Sequence[Path], x: Tensor, y: Tensor) -> Tensor:
+        """The loss of a minibatch, mean over its paths: a scalar that may be under way still.
 
         `x` and `y` are this worker's shards of boundaries k-1 and k, one after another.
         """
-        paths = self._paths()
         self._optimizer.zero_grad()
         if self._recipe.shards == 1:  # it is its own mean, and nothing has to be looked up
             loss = self._backward(paths, x, y)
@@ -265,12 +267,12 @@ class CellTrainer:
             f"{self._optimizer.param_groups[0]['lr']:.3g}; set distill.{key_} lower"
         )
 
-    def _paths(self) -> list[tuple[Op, ...]]:
-        """Those that the next minibatch trains."""
+    def _paths(self, number: int) -> list[Path]:
+        """Those that a minibatch trains."""
         if self._alone is not None:
             return [self._alone]
         count = self._recipe.paths_per_minibatch
-        return [self._sampler.path(self.minibatches * count + turn) for turn in range(count)]
+        return [self._sampler.path(number * count + turn) for turn in range(count)]
 
     @property
     def _beginning(self) -> int:
