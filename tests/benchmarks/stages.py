@@ -1,15 +1,18 @@
 """Where the time of the embedded default goes: its stages in plain Python, with their top costs.
 
-One thread, one process. Every stage runs once under torch's profiler, a cell at a time; what a
-kernel costs is the time spent in it alone, as a share of what torch does in the stage. `--rows`
-keeps the rows in a file, which another version of this project may show as its own `--before`.
+One thread, one process. Every stage runs once as it is, which is timed, and once under torch's
+profiler, which makes many small kernels look slower than they are: of distilling an epoch of one
+network of every cell, of the others all. What a kernel costs is the time spent in it alone, as a
+share of what torch does. `--rows` keeps the rows in a file, which another version of this project
+may show as its own `--before`.
 """
 
 import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,21 +34,28 @@ from tests.benchmarks.report import publish, table
 TOP = 4
 
 
-def profiled(name: str, parts: Iterable[Callable[[], Any]], rows: list[list[str]]) -> list[Any]:
-    """Run the parts of a stage, each under a profiler of its own, and add a row on all."""
-    results, seconds, costs = [], 0.0, Counter[str]()
-    calls: Counter[str] = Counter()
-    for part in parts:
+def profiled(
+    name: str,
+    parts: Sequence[Callable[[], Any]],
+    rows: list[list[str]],
+    sample: Sequence[Callable[[], Any]] = (),
+) -> list[Any]:
+    """Time the parts of a stage, profile them or a `sample` of them, and add a row on all."""
+    start = time.perf_counter()
+    results = [part() for part in parts]
+    took, seconds = time.perf_counter() - start, 0.0
+    costs, calls = Counter[str](), Counter[str]()
+    for part in sample or parts:
         start = time.perf_counter()
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
-            results.append(part())
+            part()
             seconds += time.perf_counter() - start
         for event in profiler.key_averages():
             costs[event.key] += event.self_cpu_time_total
             calls[event.key] += event.count
     total = sum(costs.values())
     top = [f"{key} {cost / total:.0%} ({calls[key]:,})" for key, cost in costs.most_common(TOP)]
-    rows.append([name, f"{seconds:.1f}", f"{total / 1e6 / seconds:.0%}", ", ".join(top)])
+    rows.append([name, f"{took:.1f}", f"{total / 1e6 / seconds:.0%}", ", ".join(top)])
     print(rows[-1], flush=True)
     return results
 
@@ -80,11 +90,13 @@ def main() -> None:
         "features", [lambda: plain.teach_cells(teacher, cut, windows, job)], rows
     )
     pixels = (teacher.spec.mean, teacher.spec.std)
-    cells = list(plain.cells(space))
+    cells, task = list(plain.cells(space)), (space, cut, pixels, taught)
+    short = replace(job, distill=replace(job.distill, epochs=1, members=1))
     weights = profiled(
         "distill",
-        (partial(plain.weights, space, cut, pixels, taught, job, where) for where in cells),
+        [partial(plain.weights, *task, job, where) for where in cells],
         rows,
+        [partial(plain.weights, *task, short, where) for where in cells],
     )
     first = job.rate.recalibration
 
@@ -94,7 +106,7 @@ def main() -> None:
         return plain.rate(space, cut, pixels, where, weights, data)
 
     trained = zip(cells, weights, strict=True)
-    profiled("rate", (partial(rate, where, state) for where, state in trained), rows)
+    profiled("rate", [partial(rate, where, state) for where, state in trained], rows)
     if arguments.rows:
         arguments.rows.write_text(json.dumps(rows))
     show(rows, arguments.before, write=arguments.write)
@@ -106,7 +118,7 @@ def show(rows: list[list[str]], earlier: Path | None, *, write: bool) -> None:
     text = table(header, rows)
     if earlier:
         before = table(header, json.loads(earlier.read_text()))
-        text = f"Before ({earlier.stem}, the same job):\n\n{before}\n\nNow:\n\n{text}"
+        text = f"Before ({earlier.stem}):\n\n{before}\n\nNow:\n\n{text}"
     title = f"Where the time goes (torch threads: {torch.get_num_threads()})"
     publish("stages", title, text, write=write)
 

@@ -1,8 +1,8 @@
 """A training step of a cell against a bare PyTorch loop over the same cell; one thread.
 
 The bare loop has its data in memory as NCHW tensors in channels-last layout and slices it, and
-trains the same paths with Adam and F.mse_loss. Windows go through both in turn; what is compared
-are medians.
+trains the same paths of the same network with Adam and F.mse_loss. Windows go through both in turn;
+times are medians, and so are the ratios of windows next to each other.
 """
 
 import argparse
@@ -18,10 +18,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from dna_ray.config import Distill
-from dna_ray.distill import CellTrainer, PathSampler
-from dna_ray.network.cell import CellNet
+from dna_ray.distill import CellTrainer
 from dna_ray.network.layers import DepthwiseConv, PointwiseConv
-from dna_ray.space import Op, Space, load_space
+from dna_ray.space import Space, load_space
 from dna_ray.teacher import Cut
 from tests.benchmarks.report import publish, table
 
@@ -49,31 +48,23 @@ def a_window(block: int) -> tuple[Array, Array]:
 
 
 class BareLoop:
-    """What anybody would write down."""
+    """What anybody would write down to train the network of a trainer, a path a minibatch."""
 
-    def __init__(self, net: CellNet, ops: tuple[Op, ...], window: tuple[Array, Array]) -> None:
-        self.net = copy.deepcopy(net)
-        self.inputs, self.targets = (
-            torch.from_numpy(array).permute(0, 3, 1, 2) for array in window
+    def __init__(self, trainer: CellTrainer, window: tuple[Array, Array], **adam: bool) -> None:
+        self.net = trainer.net
+        self.data = [torch.from_numpy(array).permute(0, 3, 1, 2).split(BATCH) for array in window]
+        paths = trainer._recipe.paths_per_minibatch * STEPS * (REPEATS + WARM)
+        self.paths = iter([trainer._sampler.path(number) for number in range(paths)])
+        self.optimizer = torch.optim.Adam(
+            self.net.parameters(), lr=RECIPE.learning_rate, weight_decay=1e-4, **adam
         )
-        sampler = PathSampler(ops, len(net.layers), "fair", 0, "bare")
-        self.paths = [sampler.path(step) for step in range(STEPS * (REPEATS + WARM))]
-        self.step = 0
-        self.adam(self.net)
-
-    def adam(self, net: CellNet, **options: bool) -> "BareLoop":
-        """Another Adam than torch's default."""
-        self.optimizer = torch.optim.Adam(net.parameters(), lr=0.005, weight_decay=1e-4, **options)
-        return self
 
     def train(self) -> None:
         """A window."""
-        for x, y in zip(self.inputs.split(BATCH), self.targets.split(BATCH), strict=True):
+        for x, y in zip(*self.data, strict=True):
             self.optimizer.zero_grad()
-            loss = F.mse_loss(self.net(x, self.paths[self.step % len(self.paths)]), y)
-            loss.backward()
+            F.mse_loss(self.net(x, next(self.paths)), y).backward()
             self.optimizer.step()
-            self.step += 1
 
 
 class TorchsOwn(BareLoop):
@@ -94,71 +85,83 @@ class StemTwice(BareLoop):
 
     def train(self) -> None:
         """A window."""
-        for x, y in zip(self.inputs.split(BATCH), self.targets.split(BATCH), strict=True):
+        for x, y in zip(*self.data, strict=True):
             self.optimizer.zero_grad()
-            for path in (self.paths[self.step % len(self.paths)], self.paths[self.step - 1]):
+            for path in (next(self.paths), next(self.paths)):
                 (F.mse_loss(self.net(x, path), y) / 2).backward()
             self.optimizer.step()
-            self.step += 1
 
 
-def medians(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Milliseconds of a step of each, measured in turn."""
+def timed(ways: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, Array]:
+    """Milliseconds of a step in every window of each, measured in turn."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(WARM + REPEATS):
+    for repeat in range(WARM + repeats):
         for name, way in ways.items():
             start = time.perf_counter()
             way()
             if repeat >= WARM:
                 times[name].append(1e3 * (time.perf_counter() - start) / STEPS)
-    return {name: float(np.median(values)) for name, values in times.items()}
+    return {name: np.array(values) for name, values in times.items()}
 
 
-def measure(space: Space, block: int) -> dict[str, float]:
-    """Milliseconds of a step in every way."""
-    window, ops = a_window(block), space.blocks[block].ops
+def ratio(times: dict[str, Array], name: str, other: str) -> float:
+    """The median over windows that were trained next to each other."""
+    return float(np.median(times[name] / times[other]))
+
+
+def measure(space: Space, block: int) -> Sequence[object]:
+    """Every way to train a cell of a block."""
+    window = a_window(block)
 
     def trainer(recipe: Distill) -> CellTrainer:
         return CellTrainer(space, CUT, PIXELS, recipe, (block, CELL), (0, 1))
 
     ours, two = trainer(RECIPE), trainer(replace(RECIPE, paths_per_minibatch=2))
-    bare = {name: BareLoop(ours.net, ops, window) for name in ("default", "foreach", "fused")}
-    bare["foreach"].adam(bare["foreach"].net, foreach=True)
-    bare["fused"].adam(bare["fused"].net, fused=True)
-    twice, torchs = StemTwice(ours.net, ops, window), TorchsOwn(ours.net, ops, window)
-    twice.adam(twice.net, fused=True)
-    return medians(
+    times = timed(
         {
             "ours": lambda: ours.train_window(0, *window),
-            **{name: loop.train for name, loop in bare.items()},
+            "fused": BareLoop(ours, window, fused=True).train,
             "two": lambda: two.train_window(0, *window),
-            "twice": twice.train,
-            "torchs": torchs.train,
+            "twice": StemTwice(two, window, fused=True).train,
+            "foreach": BareLoop(ours, window, foreach=True).train,
+            "default": BareLoop(ours, window).train,
+            "torchs": TorchsOwn(ours, window).train,
         }
     )
+    for each in (ours, two):
+        assert not each.stopped, "a cell that has stopped makes no steps"
+    ways = ("ours", "fused", "foreach", "default", "torchs")
+    return [
+        block + 1,
+        *(f"{np.median(times[name]):.2f}" for name in ways),
+        f"{ratio(times, 'ours', 'fused'):.3f}",
+        f"{ratio(times, 'ours', 'default'):.3f}",
+        f"{ratio(times, 'two', 'ours') / 2:.3f}",
+        f"{ratio(times, 'two', 'twice'):.3f}",
+    ]
 
 
 def compiled(space: Space, block: int) -> Sequence[object]:
     """A bare loop whose ops are compiled, each on its own."""
-    window, ops = a_window(block), space.blocks[block].ops
-    net = CellTrainer(space, CUT, PIXELS, RECIPE, (block, CELL), (0, 1)).net
-    plain, quick = BareLoop(net, ops, window), BareLoop(net, ops, window)
+    window = a_window(block)
+    trainer = CellTrainer(space, CUT, PIXELS, RECIPE, (block, CELL), (0, 1))
+    plain, quick = BareLoop(trainer, window), BareLoop(copy.deepcopy(trainer), window)
     start = time.perf_counter()
     torch._dynamo.reset()
     for module in quick.net.choices():
         module.compile(dynamic=False)
     quick.train()  # with a fair sampler, a window of two rounds takes every op
     took = time.perf_counter() - start
-    times = medians({"plain": plain.train, "compiled": quick.train})
-    gain = times["plain"] / times["compiled"]
+    times = timed({"plain": plain.train, "compiled": quick.train}, REPEATS - 1)
+    plain_ms, quick_ms = (float(np.median(values)) for values in times.values())
     return [
         block + 1,
         len(quick.net.choices()),
         f"{took:.0f}",
-        f"{times['plain']:.1f}",
-        f"{times['compiled']:.1f}",
-        f"{gain:.2f}",
-        f"{1e3 * took / max(1e-9, times['plain'] - times['compiled']):,.0f}" if gain > 1 else "-",
+        f"{plain_ms:.1f}",
+        f"{quick_ms:.1f}",
+        f"{plain_ms / quick_ms:.2f}",
+        f"{1e3 * took / (plain_ms - quick_ms):,.0f}" if quick_ms < plain_ms else "-",
     ]
 
 
@@ -170,19 +173,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch._dynamo.config.recompile_limit = 64  # all ops of a cell share one forward
     space = load_space("demo")
-    rows = []
-    for block in range(len(space.blocks)):
-        ms = measure(space, block)
-        rows.append(
-            [
-                block + 1,
-                *[f"{ms[name]:.2f}" for name in ("ours", "fused", "foreach", "default", "torchs")],
-                f"{ms['ours'] / ms['fused']:.3f}",
-                f"{ms['ours'] / ms['default']:.3f}",
-                f"{ms['two'] / (2 * ms['ours']):.3f}",
-                f"{ms['two'] / ms['twice']:.3f}",
-            ]
-        )
+    rows = [measure(space, block) for block in range(len(space.blocks))]
     header = ["block", "CellTrainer, ms", "bare, fused Adam, ms", "bare, foreach Adam, ms"]
     header += [
         "bare, Adam by default, ms",
