@@ -42,6 +42,7 @@ from tests.benchmarks.report import publish, table
 
 Array = np.ndarray
 Rows = list[list[object]]
+Paths = Iterator[tuple[Op, ...]]
 
 # EfficientNet-B7 at 224 pixels, cut for mbconv6.
 CUT = Cut(
@@ -217,9 +218,6 @@ def a_trainer(block: int, path: tuple[Op, ...] | None = None, **changes: int) ->
     """Of the cell of a block, by the recipe with some changes."""
     space, recipe = load_space("mbconv6"), replace(RECIPE, **changes)
     return CellTrainer(space, CUT, PIXELS, recipe, (block, CELL), (0, 1), DEVICE, path=path)
-
-
-Paths = Iterator[tuple[Op, ...]]
 
 
 class Bare:
