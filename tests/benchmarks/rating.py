@@ -21,7 +21,7 @@ from dna_ray.rating import CALLS, Calls, RatingSet, rate_cell, relative_l1
 from dna_ray.space import Op, load_space
 from dna_ray.space.costs import layer_costs, layers_of
 from dna_ray.space.spaces import Block, Cell, Space
-from tests.benchmarks.report import card, publish, table
+from tests.benchmarks.report import publish, table
 
 # Cells of Table 1's third block between lite0's boundaries 2 and 3 at 64 pixels.
 WIDTH_IN, WIDTH, WIDTH_OUT, SIDE = 40, 80, 112, 8
@@ -173,6 +173,11 @@ def measure(layers: int, ops: tuple[Op, ...], device: str) -> list[object]:
     ]
     print(row, flush=True)
     return row
+
+
+def card(device: str) -> str:
+    """A sentence on the GPU that measures, where one does."""
+    return f"{torch.cuda.get_device_name(device)}. " if device == "cuda" else ""
 
 
 def main() -> None:

@@ -8,8 +8,6 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -23,11 +21,6 @@ def machine() -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "ray"))
     python = platform.python_version()
     return f"{model}, {os.cpu_count()} cores, Python {python}, {versions}, {date.today()}"
-
-
-def card(device: str) -> str:
-    """A sentence on the GPU that measures, where one does."""
-    return f"{torch.cuda.get_device_name(device)}. " if device == "cuda" else ""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -31,7 +31,8 @@ from dna_ray.network.model import load_model
 from dna_ray.space import Where, load_space
 from dna_ray.teacher import Cut, Teacher, cut_teacher, load_teacher, teach
 from tests import plain
-from tests.benchmarks.report import card, publish, table
+from tests.benchmarks.rating import card
+from tests.benchmarks.report import publish, table
 
 Array = np.ndarray
 
